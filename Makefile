@@ -1,0 +1,63 @@
+# Every target works first, alone, in a fresh clone: `make train` and `make test` set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+
+.PHONY: setup train compare format lint types unit dist e2e test test-gpu bench check clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt requirements-cpu.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} found; 3.11 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(GPU),yes)
+	@echo "setup: an NVIDIA GPU answers nvidia-smi, so the CUDA set of requirements.txt is installed"
+	$(BIN)/pip install --quiet -r requirements.txt -r requirements-dev.txt
+else
+	@echo "setup: no NVIDIA GPU answers nvidia-smi, so the CPU set of requirements-cpu.txt is installed"
+	$(BIN)/pip install --quiet -r requirements-cpu.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps $$(grep '^torchrec==' requirements.txt)
+endif
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $(STAMP)
+
+data/synthetic/schema.json: $(STAMP)
+	$(BIN)/dare prepare synthetic --out data/synthetic
+
+train: data/synthetic/schema.json
+	$(BIN)/dare train --config launch/recipes/synthetic_dare.yaml --overwrite true
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/pytest tests/unit
+
+dist: $(STAMP)
+	$(BIN)/pytest tests/dist
+
+e2e: $(STAMP)
+	$(BIN)/pytest tests/e2e
+
+test: lint types
+	$(BIN)/pytest
+
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m gpu
+
+check: test
+
+clean:
+	rm -rf data runs

@@ -1,0 +1,1 @@
+"""How runs are started: recipes, plans and TorchX components."""

@@ -1,0 +1,1 @@
+"""The model: embedding spaces, search, attention, head."""

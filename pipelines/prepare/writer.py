@@ -1,0 +1,255 @@
+"""Writes a dataset: parquet by split, row groups of even size, checksums, `schema.json` last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.schema import (
+    LAYOUTS,
+    USER_LAYOUT,
+    DatasetSchema,
+    FileInfo,
+    Layout,
+    SplitInfo,
+    TableInfo,
+)
+
+SPLITS = ("train", "val", "test")
+BEHAVIOURS_PER_ROW_GROUP = 1 << 20
+BEHAVIOURS_PER_FILE = 1 << 26
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def flat(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """A list column as flat values and int64 offsets that start at 0, without copies of values."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+    return values, offsets - offsets[0]
+
+
+def list_column(values: np.ndarray | pa.Array, offsets: np.ndarray) -> pa.ListArray:
+    """Flat values and offsets as a list column."""
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+
+def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Indices of many slices after each other: `start[i] .. start[i] + length[i]`."""
+    offsets = np.cumsum(length) - length
+    return np.repeat(start - offsets, length) + np.arange(int(length.sum()))
+
+
+def user_table(
+    user: np.ndarray,
+    life: Mapping[str, np.ndarray],
+    life_offsets: np.ndarray,
+    requests: Mapping[str, np.ndarray],
+    request_offsets: np.ndarray,
+    targets: Mapping[str, np.ndarray],
+    target_offsets: np.ndarray,
+) -> pa.Table:
+    """Assemble rows of the `user` layout from flat arrays, without a Python object a row.
+
+    Args:
+        user: user ids, [U].
+        life: `item`, `category`, `timestamp` of all behaviours, oldest first in each life, [N].
+        life_offsets: where each user's life starts, [U + 1].
+        requests: `history_end` and `timestamp` of all requests, [R].
+        request_offsets: where each user's requests start, [U + 1].
+        targets: `item`, `category`, `label` of all targets, [T].
+        target_offsets: where each request's targets start, [R + 1].
+    """
+    entries = pa.StructArray.from_arrays(
+        [
+            pa.array(requests["history_end"], pa.int32()),
+            pa.array(requests["timestamp"], pa.int64()),
+            list_column(pa.array(targets["item"], pa.int64()), target_offsets),
+            list_column(pa.array(targets["category"], pa.int64()), target_offsets),
+            list_column(pa.array(targets["label"], pa.float32()), target_offsets),
+        ],
+        fields=list(USER_LAYOUT.field("requests").type.value_type),
+    )
+    columns = [pa.array(user, pa.int64())]
+    columns += [
+        list_column(pa.array(life[name], pa.int64()), life_offsets)
+        for name in ("item", "category", "timestamp")
+    ]
+    columns.append(list_column(entries, request_offsets))
+    return pa.Table.from_arrays(columns, schema=USER_LAYOUT)
+
+
+def to_request_layout(table: pa.Table, history_length: int) -> pa.Table:
+    """Rows of the `user` layout as rows of the `request` layout.
+
+    Args:
+        table: the `user` layout.
+        history_length: behaviours a row keeps at most, the newest before its request.
+    """
+    _, life_offsets = flat(table["item"])
+    entries, request_offsets = flat(table["requests"])
+    owner = np.repeat(np.arange(table.num_rows), np.diff(request_offsets))
+    end = entries.field("history_end").to_numpy().astype(np.int64)
+    length = np.minimum(end, history_length)
+    index = pa.array(ranges(life_offsets[owner] + end - length, length))
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    columns = {"user_id": table["user_id"].combine_chunks().take(pa.array(owner))}
+    for name in ("item", "category", "timestamp"):
+        values, _ = flat(table[name])
+        columns[f"history_{name}"] = list_column(values.take(index), offsets)
+    for name in ("timestamp", "item", "category", "label"):
+        columns[name] = entries.field(name)
+    schema = LAYOUTS["request"]
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+class DatasetWriter:
+    """Takes rows of the `user` layout and leaves a dataset in either layout.
+
+    Args:
+        folder: where `train/ val/ test/ schema.json` go.
+        layout: the layout to leave on disk.
+        history_length: with the `request` layout, behaviours a row keeps at most.
+
+    Raises:
+        ValueError: the folder already holds a dataset.
+    """
+
+    def __init__(self, folder: str, *, layout: Layout = "user", history_length: int = 200) -> None:
+        if storage.exists(storage.join(folder, "schema.json")):
+            raise ValueError(f"--out is {folder}, which already holds a dataset; choose another")
+        self.folder = folder
+        self.layout: Layout = layout
+        self._history_length = history_length
+        self._splits = {name: _SplitWriter(folder, name, layout) for name in SPLITS}
+        self._largest = {"item": 0, "category": 0}
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Append rows of the `user` layout to a split."""
+        if table.num_rows == 0:
+            return
+        entries, _ = flat(table["requests"])
+        for name in self._largest:
+            for values in (flat(table[name])[0], flat(entries.field(name))[0]):
+                if len(values):
+                    self._largest[name] = max(self._largest[name], int(values.to_numpy().max()))
+        writer = self._splits[split]
+        writer.count(entries)
+        if self.layout == "request":
+            table = to_request_layout(table, self._history_length)
+        writer.write(table)
+
+    def close(
+        self,
+        *,
+        source: str,
+        seed: int,
+        protocol: dict[str, Any],
+        distinct: dict[str, int],
+        counts: dict[str, Any] | None = None,
+        oracle: dict[str, float] | None = None,
+        rows: dict[str, int] | None = None,
+    ) -> DatasetSchema:
+        """Finish the files, write `schema.json`, and return what it says.
+
+        Args:
+            source: which preparation this is.
+            seed: of every random choice.
+            protocol: every option, by its command line name.
+            distinct: different ids by table.
+            counts: what was read, kept and dropped.
+            oracle: best possible AUC by split.
+            rows: table sizes, where ids that do not occur here must still fit.
+        """
+        sizes = rows or {name: largest + 1 for name, largest in self._largest.items()}
+        schema = DatasetSchema(
+            source=source,
+            layout=self.layout,
+            seed=seed,
+            protocol=protocol,
+            tables={n: TableInfo(rows=sizes[n], distinct=distinct[n]) for n in sizes},
+            splits={name: split.close() for name, split in self._splits.items()},
+            counts=counts or {},
+            oracle=oracle or {},
+        )
+        schema.save(storage.join(self.folder, "schema.json"))
+        return schema
+
+
+class _SplitWriter:
+    def __init__(self, folder: str, name: str, layout: Layout) -> None:
+        self._folder, self._name, self._layout = folder, name, layout
+        self._files: list[tuple[str, int]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._stream: Any = None
+        self._behaviours_in_file = 0
+        self._requests = self._targets = self._positives = 0
+        self._lengths: list[np.ndarray] = []
+        storage.make_folder(storage.join(folder, name))
+
+    def count(self, entries: pa.StructArray) -> None:
+        label = flat(entries.field("label"))[0].to_numpy()
+        self._requests += len(entries)
+        self._targets += label.size
+        self._positives += int((label > 0.5).sum())
+        self._lengths.append(entries.field("history_end").to_numpy())
+
+    def write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            self._open()
+        assert self._writer is not None
+        lives = "item" if self._layout == "user" else "history_item"
+        behaviours = max(1, len(flat(table[lives])[0]))
+        rows = max(1, table.num_rows * BEHAVIOURS_PER_ROW_GROUP // behaviours)
+        self._writer.write_table(table, row_group_size=rows)
+        path, written = self._files[-1]
+        self._files[-1] = (path, written + table.num_rows)
+        self._behaviours_in_file += behaviours
+        if self._behaviours_in_file >= BEHAVIOURS_PER_FILE:
+            self._finish_file()
+
+    def _open(self) -> None:
+        path = f"{self._name}/part-{len(self._files):05d}.parquet"
+        self._files.append((path, 0))
+        self._stream = storage.open_file(storage.join(self._folder, path), "wb")
+        self._writer = pq.ParquetWriter(
+            self._stream, LAYOUTS[self._layout], compression="zstd", use_dictionary=False
+        )
+        self._behaviours_in_file = 0
+
+    def _finish_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._stream.close()
+            self._writer = None
+
+    def close(self) -> SplitInfo:
+        if not self._files:
+            self._open()
+        self._finish_file()
+        lengths = np.concatenate([*self._lengths, np.zeros(0, np.int32)])
+        stats = {"mean": float(lengths.mean()) if lengths.size else 0.0}
+        for name, q in _QUANTILES.items():
+            stats[name] = float(np.quantile(lengths, q)) if lengths.size else 0.0
+        return SplitInfo(
+            rows=sum(rows for _, rows in self._files),
+            requests=self._requests,
+            targets=self._targets,
+            positives=self._positives,
+            history_length=stats,
+            files=[
+                FileInfo(path=path, rows=rows, sha256=_sha256(storage.join(self._folder, path)))
+                for path, rows in self._files
+            ],
+        )
+
+
+def _sha256(path: str) -> str:
+    with storage.open_file(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

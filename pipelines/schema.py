@@ -1,0 +1,180 @@
+"""What a prepared dataset looks like on disk: two parquet layouts and `schema.json`.
+
+Both layouts hold the same thing, requests with a history and one or more targets. `user` keeps one
+row a user, whose life is stored once and shared by all requests; `request` keeps one row a request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipelines import storage
+
+Layout = Literal["user", "request"]
+FORMAT = 1
+
+_ids = pa.list_(pa.int64())
+USER_LAYOUT = pa.schema(
+    [
+        ("user_id", pa.int64()),
+        ("item", _ids),
+        ("category", _ids),
+        ("timestamp", _ids),
+        (
+            "requests",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("history_end", pa.int32()),
+                        ("timestamp", pa.int64()),
+                        ("item", _ids),
+                        ("category", _ids),
+                        ("label", pa.list_(pa.float32())),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+REQUEST_LAYOUT = pa.schema(
+    [
+        ("user_id", pa.int64()),
+        ("history_item", _ids),
+        ("history_category", _ids),
+        ("history_timestamp", _ids),
+        ("timestamp", pa.int64()),
+        ("item", _ids),
+        ("category", _ids),
+        ("label", pa.list_(pa.float32())),
+    ]
+)
+LAYOUTS: dict[Layout, pa.Schema] = {"user": USER_LAYOUT, "request": REQUEST_LAYOUT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInfo:
+    """One id feature: what its embedding table must hold."""
+
+    rows: int
+    """Rows of the table: the largest id + 1. Id 0 is never used by a behaviour."""
+    distinct: int
+    """Different ids that occur."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """One parquet file of a split."""
+
+    path: str
+    """Relative to the folder of `schema.json`."""
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """What a split holds; `history_length` are quantiles of the behaviours before a request."""
+
+    rows: int
+    requests: int
+    targets: int
+    positives: int
+    history_length: dict[str, float]
+    files: list[FileInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSchema:
+    """The content of `schema.json`."""
+
+    source: str
+    """Which `dare prepare` made it."""
+    layout: Layout
+    seed: int
+    protocol: dict[str, Any]
+    """Every option that shaped the data, by its command line name."""
+    tables: dict[str, TableInfo]
+    """`item` and `category`."""
+    splits: dict[str, SplitInfo]
+    """`train`, `val`, `test`."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """What was read, kept and dropped, by reason."""
+    oracle: dict[str, float] = field(default_factory=dict)
+    """Best possible AUC by split, where the data's author knows it."""
+    format: int = FORMAT
+
+    def save(self, path: str) -> None:
+        """Write the schema; the last file of a dataset, so that one without it is incomplete."""
+        with storage.open_file(path, "w") as stream:
+            json.dump(dataclasses.asdict(self), stream, indent=1)
+            stream.write("\n")
+
+
+def load_schema(path: str) -> DatasetSchema:
+    """Read `schema.json`.
+
+    Raises:
+        ValueError: the file is missing, not JSON, of another format or lacks a field.
+    """
+    if not storage.exists(path):
+        raise ValueError(f"data.schema is {path}, which is not there; `dare prepare` writes it")
+    with storage.open_file(path, "r") as stream:
+        try:
+            raw = json.load(stream)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"data.schema: {path} is not JSON ({error})") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(
+            f"data.schema: {path} has format {found}; this version reads format {FORMAT}"
+        )
+    try:
+        raw["tables"] = {name: TableInfo(**table) for name, table in raw["tables"].items()}
+        raw["splits"] = {name: _split_info(split) for name, split in raw["splits"].items()}
+        return DatasetSchema(**raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"data.schema: {path} is damaged: {error}") from error
+
+
+def _split_info(raw: dict[str, Any]) -> SplitInfo:
+    return SplitInfo(**{**raw, "files": [FileInfo(**file) for file in raw["files"]]})
+
+
+def check_columns(found: pa.Schema, layout: Layout, path: str) -> None:
+    """Compare a parquet file's columns with the layout's.
+
+    Raises:
+        ValueError: a column is missing or has another type. Names of list elements and integer
+            widths of list values do not matter; extra columns are ignored.
+    """
+    for wanted in LAYOUTS[layout]:
+        position = found.get_field_index(wanted.name)
+        if position < 0:
+            raise ValueError(
+                f"{path} has no column {wanted.name}, which data.layout {layout} needs; "
+                f"it has {', '.join(found.names)}"
+            )
+        if not _same_type(found.field(position).type, wanted.type):
+            raise ValueError(
+                f"{path}: column {wanted.name} is {found.field(position).type}, "
+                f"data.layout {layout} needs {wanted.type}"
+            )
+
+
+def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_list(wanted):
+        listed = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return listed and _same_type(found.value_type, wanted.value_type)
+    if pa.types.is_struct(wanted):
+        return pa.types.is_struct(found) and all(
+            found.get_field_index(f.name) >= 0 and _same_type(found.field(f.name).type, f.type)
+            for f in wanted
+        )
+    if pa.types.is_integer(wanted):
+        return bool(pa.types.is_integer(found))
+    return bool(pa.types.is_floating(found) or pa.types.is_integer(found))
