@@ -1,0 +1,208 @@
+"""The tables of a model: spaces, the four uses that read them, and the lookups.
+
+A *space* is a set of tables (item, category, position). A *use* is one reading of an embedding:
+attention or representation, of the target or of the history. Which use reads which space is the
+whole difference between TWIN (one space), DARE (two) and TWIN-4E (four).
+Letters: R requests, N behaviours or targets of a batch, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
+
+Use = Literal[
+    "attention_target", "attention_history", "representation_target", "representation_history"
+]
+USES: tuple[Use, ...] = get_args(Use)
+TABLES = ("item", "category")
+Lookups = dict[str, dict[str, JaggedTensor]]
+"""By collection, then by feature: one row a behaviour or a target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsesConfig:
+    """Which space each use reads; equal names share their tables."""
+
+    attention_target: str = "attention"
+    """Space of the target where it is searched for and attended with."""
+    attention_history: str = "attention"
+    """Space of the behaviours where they are scored."""
+    representation_target: str = "representation"
+    """Space of the target where the head sees it."""
+    representation_history: str = "representation"
+    """Space of the behaviours where they are summed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthsConfig:
+    """Width of each feature's embedding; the width of the space is their sum."""
+
+    item: int = 16
+    """Width of the item table."""
+    category: int = 16
+    """Width of the category table."""
+    position: int = 16
+    """Width of the position table; 0 leaves the position out."""
+
+    def __post_init__(self) -> None:
+        for name in TABLES:
+            width = getattr(self, name)
+            if width < 4 or width % 4:
+                raise ValueError(
+                    f"{name} width is {width}; it must be a multiple of 4, at least 4 (FBGEMM)"
+                )
+        if self.position < 0:
+            raise ValueError(f"position width is {self.position}; it must be 0 or more")
+
+    @property
+    def looked_up(self) -> int:
+        """Width of item and category together."""
+        return self.item + self.category
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsConfig:
+    """Tables of a model."""
+
+    uses: UsesConfig = field(default_factory=UsesConfig)
+    """Which use reads which space."""
+    attention: WidthsConfig = field(default_factory=WidthsConfig)
+    """Widths of the spaces that attention reads."""
+    representation: WidthsConfig = field(default_factory=WidthsConfig)
+    """Widths of the spaces that the head reads."""
+
+    def __post_init__(self) -> None:
+        self.spaces()
+
+    def space(self, use: Use) -> str:
+        """Name of the space a use reads."""
+        name: str = getattr(self.uses, use)
+        return name
+
+    def spaces(self) -> dict[str, WidthsConfig]:
+        """Widths by space.
+
+        Raises:
+            ValueError: a space is read by attention and by the head with different widths, or the
+                target's and the history's width differ within one of the two.
+        """
+        found: dict[str, WidthsConfig] = {}
+        for use in USES:
+            widths = self.attention if use.startswith("attention") else self.representation
+            name = self.space(use)
+            if not name.isidentifier():
+                raise ValueError(f"model.embeddings.uses.{use} is {name!r}; use letters, digits, _")
+            if found.setdefault(name, widths) != widths:
+                raise ValueError(
+                    f"space {name} is shared by attention and representation, whose widths differ: "
+                    f"model.embeddings.attention is {self.attention}, "
+                    f"model.embeddings.representation is {self.representation}; make them equal"
+                )
+        return found
+
+    def readers(self, space: str) -> list[str]:
+        """`history` and `target`, as far as one of their uses reads the space."""
+        return [
+            side
+            for side in ("history", "target")
+            if any(self.space(use) == space for use in USES if use.endswith(side))
+        ]
+
+
+class Embeddings(nn.Module):
+    """The collections that hold all item and category tables.
+
+    One collection a space and width, because an `EmbeddingCollection` takes one width only.
+
+    Args:
+        config: spaces and widths.
+        rows: rows of the `item` and of the `category` table.
+        device: `meta` where the tables are made by sharding.
+    """
+
+    def __init__(
+        self, config: EmbeddingsConfig, rows: dict[str, int], device: torch.device
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.collections = nn.ModuleDict()
+        for space, widths in config.spaces().items():
+            for width in sorted({widths.item, widths.category}):
+                tables = [
+                    EmbeddingConfig(
+                        name=f"{space}_{table}",
+                        embedding_dim=width,
+                        num_embeddings=rows[table],
+                        feature_names=[f"{side}_{table}" for side in config.readers(space)],
+                    )
+                    for table in TABLES
+                    if getattr(widths, table) == width
+                ]
+                self.collections[f"{space}_{width}"] = EmbeddingCollection(
+                    tables=tables, device=device
+                )
+
+    def forward(self, features: KeyedJaggedTensor) -> Lookups:
+        """Look everything up, straight-line, so that TorchRec can send the ids ahead.
+
+        Args:
+            features: keys `history_item history_category target_item target_category`, stride R.
+
+        Returns:
+            By collection, then by feature: the rows of its ids, [N, D].
+        """
+        return {name: collection(features) for name, collection in self.collections.items()}
+
+    def view(self, lookups: Lookups, use: Use) -> Tensor:
+        """What one use sees of its behaviours or targets.
+
+        Args:
+            lookups: the result of `forward`.
+            use: the reader.
+
+        Returns:
+            Item and category side by side, [N, D].
+        """
+        space, side = self.config.space(use), use.rpartition("_")[2]
+        widths = self.config.spaces()[space]
+        return torch.cat(
+            [
+                lookups[f"{space}_{getattr(widths, table)}"][f"{side}_{table}"].values()
+                for table in TABLES
+            ],
+            dim=1,
+        )
+
+
+class Positions(nn.Module):
+    """The position tables, dense: a batch reads every row, so there is nothing to shard.
+
+    Position 0 is the target, 1 the newest behaviour, as in the paper's released code.
+
+    Args:
+        config: spaces and widths.
+        history_length: the oldest position there can be.
+    """
+
+    def __init__(self, config: EmbeddingsConfig, history_length: int) -> None:
+        super().__init__()
+        self.config = config
+        self.tables = nn.ParameterDict(
+            {
+                space: nn.Parameter(torch.zeros(history_length + 1, widths.position))
+                for space, widths in config.spaces().items()
+            }
+        )
+
+    def target(self, use: Use) -> Tensor:
+        """The target's position embedding, [D]."""
+        return self.tables[self.config.space(use)][0]
+
+    def history(self, use: Use, length: int) -> Tensor:
+        """Position embeddings of the `length` newest behaviours, newest first, [length, D]."""
+        return self.tables[self.config.space(use)][1 : length + 1]

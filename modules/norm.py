@@ -1,0 +1,140 @@
+"""Normalisation of the head's input. Letters: T targets, D width."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+NormKind = Literal["batch", "batch_all_ranks", "layer", "none"]
+EvaluationStatistics = Literal["running", "batch"]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose gradient is the all-reduce of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the targets that count, on one rank or over all.
+
+    Equal to `torch.nn.BatchNorm1d` where all targets count; unlike `torch.nn.SyncBatchNorm` it
+    takes CPU tensors, and padding takes no part.
+
+    Args:
+        width: D.
+        all_ranks: take mean and variance over the targets of all ranks.
+        evaluation: in evaluation use the `running` statistics, or those of the `batch` as the
+            paper's released code does.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, width: int, *, all_ranks: bool, evaluation: EvaluationStatistics) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_variance", torch.ones(width))
+        self.all_ranks = all_ranks
+        self.evaluation = evaluation
+        self.momentum, self.eps = 0.1, 1e-5
+
+    def forward(self, value_TD: Tensor, counts_T: Tensor) -> Tensor:
+        """Normalise each feature.
+
+        Args:
+            value_TD: input.
+            counts_T: True where a target counts, False on padding.
+
+        Returns:
+            normalised_TD, float32.
+        """
+        value_TD = value_TD.float()
+        if self.training or self.evaluation == "batch":
+            mean_D, variance_D, count = self._statistics(value_TD, counts_T.float().unsqueeze(1))
+        else:
+            mean_D, variance_D = self.running_mean, self.running_variance
+        if self.training:
+            self._remember(mean_D.detach(), variance_D.detach(), count)
+        scale_D = self.weight * torch.rsqrt(variance_D + self.eps)
+        return value_TD * scale_D + (self.bias - mean_D * scale_D)
+
+    def _statistics(self, value_TD: Tensor, counts_T1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count = self._total(counts_T1.sum()).clamp(min=1)
+        mean_D = self._total((value_TD * counts_T1).sum(0)) / count
+        centred_TD = (value_TD - mean_D) * counts_T1
+        return mean_D, self._total(centred_TD.square().sum(0)) / count, count
+
+    def _total(self, value: Tensor) -> Tensor:
+        if not self.all_ranks or not dist.is_initialized() or dist.get_world_size() == 1:
+            return value
+        total: Tensor = _SumOverRanks.apply(value)
+        return total
+
+    @torch.no_grad()
+    def _remember(self, mean_D: Tensor, variance_D: Tensor, count: Tensor) -> None:
+        unbiased_D = variance_D * count / (count - 1).clamp(min=1)
+        self.running_mean.lerp_(mean_D, self.momentum)
+        self.running_variance.lerp_(unbiased_D, self.momentum)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises each target by itself."""
+
+    def forward(self, value_TD: Tensor, counts_T: Tensor) -> Tensor:  # noqa: ARG002
+        """Normalise; takes the same arguments as `BatchNorm`. Returns normalised_TD."""
+        return super().forward(value_TD)
+
+
+class NoNorm(nn.Module):
+    """Leaves the input as it is."""
+
+    def forward(self, value_TD: Tensor, counts_T: Tensor) -> Tensor:  # noqa: ARG002
+        """Return value_TD; takes the same arguments as `BatchNorm`."""
+        return value_TD
+
+
+def make_norm(kind: NormKind, width: int, evaluation: EvaluationStatistics) -> nn.Module:
+    """The norm of a head's input.
+
+    Args:
+        kind: `batch` (of this rank), `batch_all_ranks`, `layer` or `none`.
+        width: D.
+        evaluation: what batch norms use in evaluation.
+    """
+    if kind == "layer":
+        return LayerNorm(width)
+    if kind == "none":
+        return NoNorm()
+    return BatchNorm(width, all_ranks=kind == "batch_all_ranks", evaluation=evaluation)
+
+
+@torch.no_grad()
+def average_running_statistics(model: nn.Module) -> None:
+    """Make every rank's running statistics their mean over the ranks; a collective.
+
+    With `batch`, each rank has followed its own share of the data; before evaluation and before a
+    save all must hold the same.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            for buffer in (module.running_mean, module.running_variance):
+                dist.all_reduce(buffer)
+                buffer /= dist.get_world_size()

@@ -1,0 +1,229 @@
+"""The ranker: lookups, search, attention, head. Every model of the family is one setting of it.
+
+Letters: R requests, T targets, M targets of the fullest request, L behaviours of the longest
+history, K kept, N jagged total, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+
+from modules.attention import AttentionConfig, masked_softmax, pool_all, pool_kept
+from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions, Use
+from modules.head import Head, HeadConfig
+from modules.history import RequestGrid
+from modules.scorers import DotScorer
+from modules.search import SearchConfig, SearchUnit
+
+Preset = Literal["dare", "twin"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Values a model starts from."""
+
+    std: float = 0.01
+    """Standard deviation of embeddings and linear weights, mean 0."""
+    released_blanket: bool = False
+    """Draw the weights of batch norms and PReLUs from the same distribution, as the released code
+    does, instead of starting them from 1 and 0.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """A long-sequence ranking model."""
+
+    preset: Preset = "dare"
+    """Sets every field below that you do not set: `dare` (two spaces) or `twin` (one)."""
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    """Tables: who shares them, how wide they are."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """First stage: what is kept of a history."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """Second stage: how the kept is weighed."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """From target and history to the click's logit."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Starting values."""
+
+
+class RankerOutput(NamedTuple):
+    """What a forward pass returns for the targets of a batch."""
+
+    logit_T: Tensor
+    """The click's logit."""
+    auxiliary_logit_T: Tensor | None
+    """The auxiliary network's logit, where there is one."""
+    kept_TK: Tensor
+    """Columns of the kept behaviours: 0 is the newest."""
+    weight_TK: Tensor
+    """Their attention; 0 on padding."""
+
+
+class Ranker(nn.Module):
+    """Scores the targets of each request against its history.
+
+    Args:
+        config: the model.
+        rows: rows of the `item` and of the `category` table.
+        history_length: behaviours a history has at most.
+        device: `meta` where the tables are made by sharding.
+        autocast: compute type of the part after the lookups.
+    """
+
+    def __init__(
+        self,
+        config: RankerConfig,
+        *,
+        rows: dict[str, int],
+        history_length: int,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config.embeddings, rows, device)
+        self.interaction = Interaction(config, self.embeddings, history_length, autocast)
+
+    def forward(
+        self, features: KeyedJaggedTensor, counts_T: Tensor, num_history: int, num_targets: int
+    ) -> RankerOutput:
+        """Score a batch.
+
+        Args:
+            features: keys `history_item history_category target_item target_category`, stride R;
+                histories newest first. Untouched up to the lookup, else TorchRec cannot send the
+                ids ahead.
+            counts_T: False on targets that only pad.
+            num_history: behaviours of the longest history, L.
+            num_targets: targets of the fullest request, M.
+
+        Returns:
+            The logits and what the search kept.
+        """
+        lookups = self.embeddings(features)
+        return self.interaction(lookups, features, counts_T, num_history, num_targets)
+
+
+class Interaction(nn.Module):
+    """All of the ranker that is not a sharded table.
+
+    Args:
+        config: the model.
+        embeddings: says which use reads what; its tables are not touched.
+        history_length: behaviours a history has at most.
+        autocast: compute type, None for float32.
+    """
+
+    def __init__(
+        self,
+        config: RankerConfig,
+        embeddings: Embeddings,
+        history_length: int,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        # A plain reference: registering it would make the tables parameters of this module too.
+        self._view = embeddings.view
+        self.autocast = autocast
+        self.positions = Positions(config.embeddings, history_length)
+        self.attention_scorer = DotScorer(config.attention.scale)
+        self.search = SearchUnit(config.search, self.attention_scorer)
+        widths = config.embeddings.representation
+        width = widths.looked_up + widths.position
+        self.head = Head(config.head, config.head.hidden, width)
+        self.auxiliary_head = (
+            Head(config.head, config.head.auxiliary_hidden, width)
+            if config.head.auxiliary_weight > 0
+            else None
+        )
+        initialise(self, config.init)
+
+    def forward(
+        self,
+        lookups: Lookups,
+        features: KeyedJaggedTensor,
+        counts_T: Tensor,
+        num_history: int,
+        num_targets: int,
+    ) -> RankerOutput:
+        """Search, attend, predict; arguments and result as in `Ranker.forward`."""
+        grid = RequestGrid(
+            history_offset_R1=_offsets(features, "history_item"),
+            target_offset_R1=_offsets(features, "target_item"),
+            num_history=num_history,
+            num_targets=num_targets,
+            total_targets=counts_T.numel(),
+        )
+        with torch.autocast(
+            counts_T.device.type, dtype=self.autocast, enabled=self.autocast is not None
+        ):
+            return self._score(lookups, grid, counts_T)
+
+    def _score(self, lookups: Lookups, grid: RequestGrid, counts_T: Tensor) -> RankerOutput:
+        score_RML = self.attention_scorer(
+            grid.targets(self._view(lookups, "attention_target")),
+            grid.history(self._view(lookups, "attention_history")),
+            self.positions.target("attention_target"),
+            self.positions.history("attention_history", grid.num_history),
+        ).float()
+        behaviour_RL = grid.behaviour_RL()
+        index_RMK, valid_RMK = self.search(score_RML, behaviour_RL)
+        weight_RMK = masked_softmax(score_RML.gather(2, index_RMK), valid_RMK)
+
+        use: Use = "representation_history"
+        value_ND = self._view(lookups, use)
+        position_LP = self.positions.history(use, grid.num_history)
+        target_TD = self._target(lookups)
+        history_RMD = torch.cat(
+            [
+                pool_kept(weight_RMK, grid.kept_rows(value_ND, index_RMK)),
+                pool_kept(weight_RMK, position_LP[index_RMK]),
+            ],
+            dim=2,
+        )
+        logit_T = self.head(target_TD, grid.from_targets(history_RMD), counts_T)
+        auxiliary_logit_T = None
+        if self.auxiliary_head is not None:
+            weight_RML = masked_softmax(score_RML, behaviour_RL.unsqueeze(1).expand_as(score_RML))
+            all_RMD = torch.cat(
+                [pool_all(weight_RML, grid.history(value_ND)), weight_RML @ position_LP], dim=2
+            )
+            auxiliary_logit_T = self.auxiliary_head(target_TD, grid.from_targets(all_RMD), counts_T)
+        return RankerOutput(
+            logit_T,
+            auxiliary_logit_T,
+            grid.from_targets(index_RMK),
+            grid.from_targets(weight_RMK).detach(),
+        )
+
+    def _target(self, lookups: Lookups) -> Tensor:
+        """The targets from the representation space with their position's part, [T, D]."""
+        use: Use = "representation_target"
+        looked_up_TD = self._view(lookups, use)
+        position_P = self.positions.target(use)
+        position_TP = position_P.expand(looked_up_TD.size(0), -1)
+        return torch.cat([looked_up_TD, position_TP], dim=1)
+
+
+def _offsets(features: KeyedJaggedTensor, key: str) -> Tensor:
+    return torch.ops.fbgemm.asynchronous_complete_cumsum(features[key].lengths()).long()
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, config: InitConfig) -> None:
+    """Draw the starting values of everything dense.
+
+    Linear weights and position tables from N(0, std^2); biases keep PyTorch's own; norms start as
+    the identity and PReLUs at 0.1 unless the released code's blanket is asked for.
+    """
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            continue
+        drawn = parameter.dim() == 2
+        if drawn or config.released_blanket:
+            parameter.normal_(0.0, config.std)

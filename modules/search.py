@@ -1,0 +1,59 @@
+"""The first stage: the behaviours of a lifelong history worth attending to.
+
+Letters: R requests, M targets a request, L behaviours of the longest history, K kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How a long history is cut to the behaviours worth attending to."""
+
+    top_k: int = 20
+    """Behaviours kept a target."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"model.search.top_k is {self.top_k}; it must be at least 1")
+
+
+class SearchUnit(nn.Module):
+    """Keeps the K best-scored behaviours.
+
+    The scorer is the attention unit's own object in TWIN and DARE: what the search finds best is
+    what attention weighs most (the consistency property of arXiv:2302.02352).
+
+    Args:
+        config: how many to keep.
+        scorer: scores a history against its targets.
+    """
+
+    def __init__(self, config: SearchConfig, scorer: nn.Module) -> None:
+        super().__init__()
+        self.top_k = config.top_k
+        self.scorer = scorer
+
+    def forward(self, score_RML: Tensor, behaviour_RL: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep the best.
+
+        Args:
+            score_RML: the scorer's result.
+            behaviour_RL: True where a behaviour is.
+
+        Returns:
+            index_RMK, columns of the kept behaviours, and valid_RMK, False where the history has
+            fewer than K. K is `top_k`, or L where the batch's longest history is shorter.
+        """
+        behaviour_RML = behaviour_RL.unsqueeze(1).expand_as(score_RML)
+        if score_RML.size(2) <= self.top_k:
+            column_L = torch.arange(score_RML.size(2), device=score_RML.device)
+            return column_L.expand_as(score_RML), behaviour_RML
+        masked_RML = score_RML.detach().masked_fill(~behaviour_RML, -torch.inf)
+        index_RMK = masked_RML.topk(self.top_k, dim=2, sorted=False).indices
+        return index_RMK, behaviour_RML.gather(2, index_RMK)
