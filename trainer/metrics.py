@@ -70,11 +70,11 @@ class SplitMetrics:
         shapes = {tuple(column.shape) for column in (logit_T, label_T, weight_T, user_T)}
         if len(shapes) > 1:
             raise RuntimeError(f"logit, label, weight and user have shapes {sorted(shapes)}")
-        counted = weight_T > 0
         columns = (logit_T, label_T, weight_T, user_T)
+        # Always a copy: a loader may reuse its buffers. Padding is dropped once, in compute.
         self._batches.append(
             tuple(
-                column.detach()[counted].to("cpu", dtype)
+                column.detach().to("cpu", dtype, copy=True)
                 for column, dtype in zip(columns, _DTYPES, strict=True)
             )
         )
@@ -138,9 +138,11 @@ class SplitMetrics:
     def _own_rows(self) -> _Rows:
         empty = tuple(torch.zeros(0, dtype=dtype) for dtype in _DTYPES)
         logit, label, weight, user = (
-            torch.cat(column) for column in zip(empty, *self._batches, strict=True)
+            torch.cat([column.flatten() for column in columns])
+            for columns in zip(empty, *self._batches, strict=True)
         )
-        return _Rows((logit, label, weight, user))
+        counted = weight > 0
+        return _Rows((logit[counted], label[counted], weight[counted], user[counted]))
 
 
 def _gather(rows: _Rows, group: dist.ProcessGroup) -> _Rows | None:
@@ -177,11 +179,11 @@ def _metrics(rows: _Rows) -> dict[str, float]:
     result["base_rate"] = float((weight * label).sum() / weight.sum())
     if not np.isfinite(logit).all():
         return result
-    order = np.argsort(logit)
+    order = torch.from_numpy(logit).argsort().numpy()
     overall, _ = _segment_auc(np.zeros_like(user), logit[order], positive[order], weight[order])
     result["auc"] = float(overall[0])
-    # Stable, so that logits stay sorted within each user.
-    order = order[np.argsort(user[order], kind="stable")]
+    # Stable, so that logits stay sorted within each user; a radix sort in torch, not in NumPy.
+    order = order[torch.from_numpy(user[order]).argsort(stable=True).numpy()]
     auc_U, count_U = _segment_auc(user[order], logit[order], positive[order], weight[order])
     defined = ~np.isnan(auc_U)
     result["gauc_users"] = float(defined.sum())
@@ -192,7 +194,7 @@ def _metrics(rows: _Rows) -> dict[str, float]:
 
 
 def _likelihood(logit: Array, label: Array, weight: Array) -> dict[str, float]:
-    losses = label * np.logaddexp(0, -logit) + (1 - label) * np.logaddexp(0, logit)
+    losses = np.maximum(logit, 0) - label * logit + np.log1p(np.exp(-np.abs(logit)))
     logloss = float((weight * losses).sum() / weight.sum())
     rate = float((weight * label).sum() / weight.sum())
     entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)) if 0 < rate < 1 else 0.0
