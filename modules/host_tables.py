@@ -144,7 +144,9 @@ class _Lookup(torch.autograd.Function):
     """Row gather whose backward is an optimizer step; the weights themselves get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, tables: HostTables, row_N: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        ctx: Any, _weights: Tensor, tables: HostTables, row_N: Tensor
+    ) -> Tensor:
         ctx.tables, ctx.row_N = tables, row_N
         return tables.matrix().index_select(0, row_N)
 
@@ -155,7 +157,7 @@ class _Lookup(torch.autograd.Function):
         return None, None, None
 
 
-def _sgd(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> Tensor:
+def _sgd(_tables: HostTables, _row_U: Tensor, grad_UD: Tensor) -> Tensor:
     return grad_UD
 
 

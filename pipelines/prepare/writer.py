@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.ragged import flat, list_column, ranges
 from pipelines.schema import (
     LAYOUTS,
     USER_LAYOUT,
@@ -25,25 +26,6 @@ SPLITS = ("train", "val", "test")
 BEHAVIOURS_PER_ROW_GROUP = 1 << 20
 BEHAVIOURS_PER_FILE = 1 << 26
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-
-
-def flat(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A list column as flat values and int64 offsets that start at 0, without copies of values."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    offsets = array.offsets.to_numpy().astype(np.int64)
-    values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-    return values, offsets - offsets[0]
-
-
-def list_column(values: np.ndarray | pa.Array, offsets: np.ndarray) -> pa.ListArray:
-    """Flat values and offsets as a list column."""
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Indices of many slices after each other: `start[i] .. start[i] + length[i]`."""
-    offsets = np.cumsum(length) - length
-    return np.repeat(start - offsets, length) + np.arange(int(length.sum()))
 
 
 def user_table(

@@ -1,0 +1,168 @@
+"""A batch of requests, as the model takes it, and the requests in memory it is cut from.
+
+Letters: R requests, T targets, N behaviours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+from pipelines.ragged import ranges
+
+KEYS = ("history_item", "history_category", "target_item", "target_category")
+
+
+@dataclass
+class Batch(Pipelineable):
+    """Requests with their histories and targets; a history is there once, whoever shares it."""
+
+    features: KeyedJaggedTensor
+    """Keys `KEYS`, stride R. Histories newest first, so that place l is position l + 1."""
+    label: Tensor
+    """Clicked or not, float [T], in the order of the requests."""
+    weight: Tensor
+    """What a target counts in the loss, float [T]; 0 on rows that only pad."""
+    user: Tensor
+    """Whose target it is, int64 [T]."""
+    total_weight: Tensor
+    """Sum of `weight` over all ranks, float []."""
+    num_history: int
+    """Behaviours of the longest history, at least 1."""
+    num_targets: int
+    """Targets of the fullest request, at least 1."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """A copy on another device."""
+        return self._map(lambda value: value.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory."""
+        return self._map(lambda value: value.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the tensors alive until the stream is done with them."""
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if not isinstance(value, int):
+                value.record_stream(stream)
+
+    def _map(self, change: Callable[[Any], Any]) -> Batch:
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Batch(**{n: v if isinstance(v, int) else change(v) for n, v in values.items()})
+
+    @property
+    def num_behaviours(self) -> int:
+        """Behaviours of all histories, each counted once."""
+        return int(self.features["history_item"].values().numel())
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests in memory, flat; both layouts on disk become this.
+
+    Histories are slices of `history_*`, so that all requests of a user share one life.
+    """
+
+    history_item: np.ndarray
+    history_category: np.ndarray
+    start: np.ndarray
+    """Where each request's history starts in `history_*`, [R]."""
+    end: np.ndarray
+    """Where it ends, [R]."""
+    user: np.ndarray
+    """[R]."""
+    target_offset: np.ndarray
+    """Where each request's targets start, [R + 1]."""
+    target_item: np.ndarray
+    target_category: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def targets_of(self, chosen: np.ndarray) -> np.ndarray:
+        """Targets of each chosen request."""
+        return self.target_offset[chosen + 1] - self.target_offset[chosen]
+
+
+def collate(parts: list[tuple[Requests, np.ndarray]]) -> Batch:
+    """Cut a batch.
+
+    Args:
+        parts: requests in memory, and which of them, in order.
+
+    Returns:
+        The batch; every target counts 1, `total_weight` is this rank's own.
+    """
+    pieces: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
+    lengths: dict[str, list[np.ndarray]] = {"history": [], "target": []}
+    labels, users = [], []
+    for requests, chosen in parts:
+        length = requests.end[chosen] - requests.start[chosen]
+        # Newest first: the slice read backwards from its end.
+        end_of_each = np.repeat(requests.end[chosen] - 1, length)
+        number = ranges(np.zeros_like(length), length)
+        newest_first = end_of_each - number
+        pieces["history_item"].append(requests.history_item[newest_first])
+        pieces["history_category"].append(requests.history_category[newest_first])
+        count = requests.targets_of(chosen)
+        index = ranges(requests.target_offset[chosen], count)
+        pieces["target_item"].append(requests.target_item[index])
+        pieces["target_category"].append(requests.target_category[index])
+        labels.append(requests.label[index])
+        users.append(np.repeat(requests.user[chosen], count))
+        lengths["history"].append(length)
+        lengths["target"].append(count)
+    return _batch(
+        values=[part for key in KEYS for part in pieces[key]],
+        history_length=np.concatenate(lengths["history"]),
+        target_count=np.concatenate(lengths["target"]),
+        label=np.concatenate(labels),
+        user=np.concatenate(users),
+        weight=1.0,
+    )
+
+
+def padding_batch() -> Batch:
+    """One request without history and with one weightless target, for a rank without data."""
+    return _batch(
+        values=[np.zeros(1, np.int64), np.zeros(1, np.int64)],
+        history_length=np.zeros(1, np.int64),
+        target_count=np.ones(1, np.int64),
+        label=np.zeros(1, np.float32),
+        user=np.full(1, -1, np.int64),
+        weight=0.0,
+    )
+
+
+def _batch(
+    *,
+    values: list[np.ndarray],
+    history_length: np.ndarray,
+    target_count: np.ndarray,
+    label: np.ndarray,
+    user: np.ndarray,
+    weight: float,
+) -> Batch:
+    lengths = np.concatenate([history_length, history_length, target_count, target_count])
+    return Batch(
+        features=KeyedJaggedTensor(
+            keys=list(KEYS),
+            values=torch.from_numpy(np.concatenate(values).astype(np.int64, copy=False)),
+            lengths=torch.from_numpy(lengths.astype(np.int32)),
+        ),
+        label=torch.from_numpy(label.astype(np.float32, copy=False)),
+        weight=torch.full((label.size,), weight),
+        user=torch.from_numpy(user),
+        total_weight=torch.tensor(weight * label.size),
+        num_history=int(history_length.max(initial=1)),
+        num_targets=int(target_count.max(initial=1)),
+    )

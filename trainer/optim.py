@@ -1,0 +1,168 @@
+"""Optimizers: fused into the backward of the tables, ordinary for everything dense; schedules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+_SPARSE = {
+    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "adam": EmbOptimType.ADAM,
+    "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
+    "sgd": EmbOptimType.EXACT_SGD,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseOptimizerConfig:
+    """Optimizer of the item and category tables, fused into their backward.
+
+    Only rows that occur in a batch move; PyTorch's dense Adam would go on moving the others by
+    momentum, so `adam` here and the paper's released code are not the same optimizer.
+    """
+
+    name: Literal["rowwise_adagrad", "adam", "partial_rowwise_adam", "sgd"] = "adam"
+    """`rowwise_adagrad` keeps one number a row, `partial_rowwise_adam` a row and one number,
+    `adam` two rows, `sgd` nothing."""
+    learning_rate: float = 0.01
+    """Before the schedule."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    beta1: float = 0.9
+    """Decay of Adam's first moment."""
+    beta2: float = 0.999
+    """Decay of Adam's second moment."""
+
+    def fused_params(self) -> dict[str, Any]:
+        """What TorchRec's sharders take."""
+        params: dict[str, Any] = {
+            "optimizer": _SPARSE[self.name],
+            "learning_rate": self.learning_rate,
+            "eps": self.eps,
+        }
+        if "adam" in self.name:
+            params |= {"beta1": self.beta1, "beta2": self.beta2}
+        return params
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOptimizerConfig:
+    """Optimizer of everything that is not a sharded table."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """PyTorch's optimizer of that name."""
+    learning_rate: float = 0.01
+    """Before the schedule."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    beta1: float = 0.9
+    """Decay of Adam's first moment."""
+    beta2: float = 0.999
+    """Decay of Adam's second moment."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay; the paper's penalty is `loop.l2`."""
+    clip_norm: float = 0.0
+    """Largest norm of all dense gradients together; 0 does not clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Factor on both learning rates, a function of the step alone."""
+
+    warmup_steps: int = 0
+    """Steps of a linear rise from 0."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Course after the warm-up."""
+    decay_steps: int = 0
+    """Steps of the decay after the warm-up; needed by `linear` and `cosine`."""
+    final_factor: float = 0.0
+    """Factor at and after the end of the decay."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.schedule.warmup_steps is {self.warmup_steps}; 0 or more")
+        if self.decay != "constant" and self.decay_steps < 1:
+            raise ValueError(
+                f"optim.schedule.decay is {self.decay}, decay_steps {self.decay_steps}; "
+                "say over how many steps"
+            )
+        if not 0 <= self.final_factor <= 1:
+            raise ValueError(f"optim.schedule.final_factor is {self.final_factor}; from 0 to 1")
+
+    def factor(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay == "constant":
+            return 1.0
+        part = min(1.0, (step - self.warmup_steps) / self.decay_steps)
+        left = 1 - part if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * part))
+        return self.final_factor + (1 - self.final_factor) * left
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizers of a run."""
+
+    sparse: SparseOptimizerConfig = field(default_factory=SparseOptimizerConfig)
+    """For the tables."""
+    dense: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
+    """For everything else."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """For both learning rates."""
+
+
+@dataclass
+class Optimizers:
+    """The optimizers of a sharded model as one, with their schedule."""
+
+    combined: KeyedOptimizer
+    fused: KeyedOptimizer
+    dense: KeyedOptimizer
+    config: OptimConfig
+
+    def set_learning_rates(self, step: int) -> dict[str, float]:
+        """Set both learning rates for a step; the tables take theirs at the next `zero_grad`."""
+        factor = self.config.schedule.factor(step)
+        rates = {
+            "sparse": self.config.sparse.learning_rate * factor,
+            "dense": self.config.dense.learning_rate * factor,
+        }
+        for optimizer, rate in ((self.fused, rates["sparse"]), (self.dense, rates["dense"])):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        return rates
+
+
+def make_optimizers(model: DistributedModelParallel, config: OptimConfig) -> Optimizers:
+    """The fused optimizers of a sharded model, combined with one for its dense parameters."""
+    dense_parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+    dense: KeyedOptimizer = KeyedOptimizerWrapper(
+        dense_parameters, lambda parameters: _dense(parameters, config.dense)
+    )
+    if config.dense.clip_norm > 0:
+        dense = GradientClippingOptimizer(
+            dense, clipping=GradientClipping.NORM, max_gradient=config.dense.clip_norm
+        )
+    combined = CombinedOptimizer([("tables", model.fused_optimizer), ("dense", dense)])
+    return Optimizers(combined, model.fused_optimizer, dense, config)
+
+
+def _dense(parameters: list[nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate)
+    betas = (config.beta1, config.beta2)
+    if config.name == "adamw":
+        return torch.optim.AdamW(
+            parameters, config.learning_rate, betas, config.eps, config.weight_decay
+        )
+    return torch.optim.Adam(parameters, config.learning_rate, betas, config.eps)
