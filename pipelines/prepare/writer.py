@@ -234,4 +234,7 @@ class _SplitWriter:
 
 def _sha256(path: str) -> str:
     with storage.open_file(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""Days as a log writes them, as seconds since 1970."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.prepare.rows import Rows
+
+DAY_S = 86400
+
+
+def day_start(day: str, *, option: str, utc_offset_hours: int) -> int:
+    """Unix seconds of a day's first moment.
+
+    Args:
+        day: `2017-11-25`.
+        option: name of the option that holds it, for messages.
+        utc_offset_hours: hours local time is ahead of UTC.
+
+    Raises:
+        ValueError: it is no day.
+    """
+    zone = timezone(timedelta(hours=utc_offset_hours))
+    try:
+        return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=zone).timestamp())
+    except ValueError as error:
+        raise ValueError(f"--{option} is {day!r}; give a day such as 2017-11-25") from error
+
+
+def window(first_day: str, last_day: str, utc_offset_hours: int) -> tuple[int, int]:
+    """First second of the first day and last second of the last; an empty day leaves it open.
+
+    Raises:
+        ValueError: an option is no day, or the days are in the wrong order.
+    """
+    first, last = 0, int(np.iinfo(np.int64).max)
+    if first_day:
+        first = day_start(first_day, option="first_day", utc_offset_hours=utc_offset_hours)
+    if last_day:
+        start = day_start(last_day, option="last_day", utc_offset_hours=utc_offset_hours)
+        last = start + DAY_S - 1
+    if last < first:
+        raise ValueError(f"--first_day is {first_day}, after --last_day {last_day}")
+    return first, last
+
+
+def drop_outside(rows: Rows, time: np.ndarray, span: tuple[int, int]) -> None:
+    """Drop rows whose time lies outside a window."""
+    rows.drop((time < span[0]) | (time > span[1]), "outside the days")
+
+
+def month_days(rows: Rows, name: str, *, year: int, utc_offset_hours: int) -> np.ndarray:
+    """A column of `MMDD` days (`0829` or `829`) of one year as Unix seconds of their start, [N]."""
+    number = rows.integers(name)
+    days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(366)]
+    starts = {d.month * 100 + d.day: int(d.timestamp()) for d in days if d.year == year}
+    lookup = np.full(1 << 14, -1, np.int64)
+    lookup[list(starts)] = list(starts.values())
+    seconds = lookup[np.minimum(number, lookup.size - 1)]
+    rows.damage(seconds < 0, f"{name} is not a day of {year} written as MMDD")
+    return seconds - utc_offset_hours * 3600
+
+
+def seconds_or_iso(rows: Rows, name: str) -> np.ndarray:
+    """A column of integers, or of ISO 8601 days or times (UTC where none is said), [N]."""
+    text = rows.text(name)
+    dated = ~pc.ascii_is_decimal(text).to_numpy(zero_copy_only=False) & rows.alive
+    if not dated.any():
+        return rows.integers(name)
+    seconds = np.zeros(rows.num_rows, np.int64)
+    wrong = np.zeros(rows.num_rows, bool)
+    for row in np.flatnonzero(dated):
+        value = _iso_seconds(text[int(row)].as_py())
+        wrong[row] = value is None or value < 0
+        seconds[row] = value or 0
+    rows.damage(wrong, f"{name} is neither an integer nor an ISO 8601 time from 1970 on")
+    whole = Rows({name: pc.if_else(pa.array(dated), "0", text)})
+    seconds += whole.integers(name)
+    rows.damage(~whole.alive, f"{name} is out of range")
+    return seconds
+
+
+def _iso_seconds(value: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

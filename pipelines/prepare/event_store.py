@@ -1,0 +1,188 @@
+"""An event log on disk: rows in, ids from 1 by first appearance, lives out, in bounded memory.
+
+DuckDB sorts and groups; whatever it spills stays in one folder. Every statement has one possible
+answer, so that the number of threads changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+
+Order = Literal["time", "file"]
+
+_log = logging.getLogger(__name__)
+_BATCH_ROWS = 1 << 18
+_TABLES = ("user", "item", "category")
+_IDS = {
+    "user": "count(*) AS clicks",
+    "item": "count(*) AS clicks, arg_max(category, line) AS category, "
+    "min(category) <> max(category) AS two_categories",
+    "category": "count(*) AS clicks",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a preparation may take of the machine; the data does not depend on it.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    memory_gb: float = 3.0
+    """GB (10^9 bytes) the event store may hold before it spills; the rest takes about 1 GB."""
+    threads: int = 0
+    """Of the event store; 0: one a core."""
+
+    def __post_init__(self) -> None:
+        if self.memory_gb < 0.5 or self.threads < 0:
+            raise ValueError(
+                f"--resources are memory_gb {self.memory_gb} and threads {self.threads}; "
+                "at least 0.5 and 0 are needed"
+            )
+
+
+DEFAULT_RESOURCES = Resources()
+
+
+class EventStore:
+    """Collects events, then hands out ids and lives.
+
+    Args:
+        folder: local folder for everything on disk; the caller removes it.
+        resources: what it may take.
+    """
+
+    def __init__(self, folder: str, resources: Resources) -> None:
+        self._connection = duckdb.connect(storage.join(folder, "events.duckdb"))
+        self._run("SET memory_limit = ?", f"{resources.memory_gb}GB")
+        self._run("SET temp_directory = ?", storage.join(folder, "spill"))
+        self._run("SET preserve_insertion_order = false")
+        if resources.threads:
+            self._run("SET threads = ?", resources.threads)
+        self._empty = True
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._connection.close()
+
+    def _run(self, statement: str, *values: Any) -> list[Any]:
+        # A result must be fetched before the connection takes its next statement.
+        return self._connection.execute(statement, list(values)).fetchall()
+
+    def _numpy(self, statement: str) -> dict[str, np.ndarray]:
+        return self._connection.execute(statement).fetchnumpy()
+
+    def add(self, events: Mapping[str, Any]) -> None:
+        """Append events.
+
+        Args:
+            events: `line` (unique), `user`, `item`, `category`, `event`, `time`, one value a row.
+        """
+        self._connection.register("batch", pa.table(dict(events)))
+        verb = "CREATE TABLE events AS" if self._empty else "INSERT INTO events"
+        self._run(f"{verb} SELECT line, user, item, category, event, time FROM batch")
+        self._connection.unregister("batch")
+        self._empty = False
+
+    def num_events(self) -> int:
+        """Events held now."""
+        return 0 if self._empty else int(self._run("SELECT count(*) FROM events")[0][0])
+
+    def count_repeated(self) -> int:
+        """Events that equal an earlier one in everything but the line."""
+        distinct = "SELECT DISTINCT user, item, category, event, time FROM events"
+        return self.num_events() - int(self._run(f"SELECT count(*) FROM ({distinct})")[0][0])
+
+    def drop_repeated(self) -> None:
+        """Keep only the first of equal events."""
+        self._run(
+            "CREATE TABLE once AS SELECT min(line) AS line, user, item, category, event, time "
+            "FROM events GROUP BY user, item, category, event, time"
+        )
+        self._run("DROP TABLE events")
+        self._run("ALTER TABLE once RENAME TO events")
+
+    def number_ids(self) -> None:
+        """Give users, items and categories ids from 1 in order of first appearance in the file."""
+        for name in _TABLES:
+            _log.info("numbering %s ids", name)
+            self._run(
+                f"CREATE TABLE {name}_ids AS "
+                f"SELECT row_number() OVER (ORDER BY first_line) AS id, * EXCLUDE first_line FROM "
+                f"(SELECT {name} AS raw, min(line) AS first_line, {_IDS[name]} FROM events "
+                f"GROUP BY {name})"
+            )
+
+    def write_ids(self, folder: str) -> None:
+        """Write `<folder>/{user,item,category}.parquet`: `id`, the `raw` id, `clicks`."""
+        storage.make_folder(folder)
+        for name in _TABLES:
+            reader = self._connection.sql(
+                f"SELECT id, raw, clicks FROM {name}_ids ORDER BY id"
+            ).to_arrow_reader(_BATCH_ROWS)
+            with (
+                storage.open_file(storage.join(folder, f"{name}.parquet"), "wb") as stream,
+                pq.ParquetWriter(stream, reader.schema, compression="zstd") as writer,
+            ):
+                for batch in reader:
+                    writer.write_batch(batch)
+
+    def num_ids(self) -> dict[str, int]:
+        """Different users, items and categories."""
+        count = "SELECT count(*) FROM {}_ids"
+        return {name: int(self._run(count.format(name))[0][0]) for name in _TABLES}
+
+    def items_with_two_categories(self) -> int:
+        """Items that were seen with more than one category."""
+        return int(self._run("SELECT count(*) FROM item_ids WHERE two_categories")[0][0])
+
+    def item_clicks(self) -> np.ndarray:
+        """Clicks by item id, [1 + items]; id 0 has none."""
+        found = self._numpy("SELECT clicks FROM item_ids ORDER BY id")
+        return np.concatenate([[0], found["clicks"]]).astype(np.int64)
+
+    def item_category(self) -> np.ndarray:
+        """Category id each item had in its last line, by item id, [1 + items]; id 0 has 0."""
+        found = self._numpy(
+            "SELECT c.id AS category FROM item_ids i JOIN category_ids c ON i.category = c.raw "
+            "ORDER BY i.id"
+        )
+        return np.concatenate([[0], found["category"]]).astype(np.int64)
+
+    def users(self, min_clicks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and clicks of the users with at least `min_clicks`, by id."""
+        found = self._numpy(
+            f"SELECT id, clicks FROM user_ids WHERE clicks >= {int(min_clicks)} ORDER BY id"
+        )
+        return found["id"].astype(np.int64), found["clicks"].astype(np.int64)
+
+    def lives(self, min_clicks: int, order: Order) -> Iterator[pa.RecordBatch]:
+        """Events of the users with at least `min_clicks`, user after user, oldest first.
+
+        Args:
+            min_clicks: as in `users`, whose order of users this follows.
+            order: by time, equal times in file order; or in file order alone.
+
+        Yields:
+            `item`, `category`, `timestamp`, all int64.
+        """
+        by = "user_id, e.time, e.line" if order == "time" else "user_id, e.line"
+        reader = self._connection.sql(
+            "SELECT i.id AS item, c.id AS category, e.time AS timestamp FROM ("
+            "SELECT u.id AS user_id, line, item, category, time FROM events e "
+            f"JOIN user_ids u ON e.user = u.raw WHERE u.clicks >= {int(min_clicks)}) e "
+            "JOIN item_ids i ON e.item = i.raw JOIN category_ids c ON e.category = c.raw "
+            f"ORDER BY {by}"
+        ).to_arrow_reader(_BATCH_ROWS)
+        yield from reader
