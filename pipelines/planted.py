@@ -1,0 +1,280 @@
+"""The planted world of the synthetic log: how users browse and what makes them click.
+
+Letters: C categories + 1 (row 0 is padding), D planted width, U users, L history, R requests,
+T targets; `pipelines.synthetic` derives the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines import storage
+from pipelines.schema import LAYOUTS, Layout
+
+_CHUNK_ELEMENTS = 1 << 18
+_CATEGORY_EXPONENT = 0.5
+_ITEM_EXPONENT = 1.0
+_SESSIONS_A_WISH = 4
+_STRAY = 0.1
+_LONGEST_SHORT_LIFE = 20
+START_S = 1_600_000_000
+_BEHAVIOUR_GAP_S = 60.0
+_SESSION_GAP_S = 8 * 3600.0
+_TIE_DECIMALS = 9
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "users": (1, math.inf),
+    "categories": (2, math.inf),
+    "history_length": (1, math.inf),
+    "requests": (1, math.inf),
+    "targets": (1, math.inf),
+    "agreement": (0, 1),
+    # Beyond these, exp() of a score could reach 0 for a whole history.
+    "sharpness": (0, 100),
+    "recency": (0, 10),
+    "signal": (0.01, 20),
+    "width": (1, math.inf),
+    "interests": (1, math.inf),
+    "session_length": (1, math.inf),
+    "short_histories": (0, 1),
+    "seed": (0, math.inf),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """The options of `prepare_synthetic`, checked; it says what each means and its default."""
+
+    users: int
+    items: int
+    categories: int
+    history_length: int
+    requests: int
+    targets: int
+    agreement: float
+    sharpness: float
+    recency: float
+    signal: float
+    width: int
+    interests: int
+    session_length: float
+    short_histories: float
+    layout: Layout
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ValueError(f"--{name} is {value}; it must be {bound}")
+        if self.items < self.categories:
+            raise ValueError(
+                f"--items is {self.items} but --categories is {self.categories}; "
+                "every category needs an item"
+            )
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"--layout is {self.layout}; it must be one of {', '.join(LAYOUTS)}")
+
+    @property
+    def chunk_users(self) -> int:
+        """Users drawn at a time, so that no array of a chunk grows with `users`."""
+        return max(1, _CHUNK_ELEMENTS // max(self.history_length, self.categories))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """The true click model; every array is float64.
+
+    For a target t after behaviours i, newest at position p = 1:
+    `w_i = softmax_i(sharpness * <a_t, a_i> + recency[p_i])` over the whole history and
+    `logit = gain * sum_i w_i <m_t, m_i> + bias`. With an empty history the sum is 0.
+    """
+
+    attention: np.ndarray
+    """a by category id, unit rows, [C, D]: which behaviours matter to a target."""
+    meaning: np.ndarray
+    """m by category id, unit rows, [C, D]: what a behaviour that matters says about a target."""
+    recency: np.ndarray
+    """Log weight by position, [L + 1], at most 0; entry 0 is not used."""
+    sharpness: float
+    """Nats of attention between a target's own category and one that is orthogonal to it."""
+    gain: float = 1.0
+    bias: float = 0.0
+
+    def evidence(self, target: np.ndarray, history: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Compute `sum_i w_i <m_t, m_i>`, [U, R, T], each between -1 and 1.
+
+        Args:
+            target: target categories by request, [U, R, T].
+            history: category ids, oldest first, [U, L].
+            end: behaviours before each request, [U, R]; later columns do not count.
+        """
+        evidence = np.empty(target.shape)
+        # One target of one request of every user at a time: the largest array is [U, L].
+        for request, slot in np.ndindex(target.shape[1:]):
+            at = (slice(None), request, slot)
+            evidence[at] = self._one_target(target[at], history, end[:, request])
+        return evidence
+
+    def _one_target(self, target: np.ndarray, history: np.ndarray, end: np.ndarray) -> np.ndarray:
+        position = end[:, None] - np.arange(history.shape[1])
+        score = np.take_along_axis(self.attention[target] @ self.attention.T, history, axis=1)
+        # No score exceeds `sharpness`, so subtracting it keeps exp in range without a row maximum.
+        score = self.sharpness * (score - 1.0) + self.recency[np.maximum(position, 0)]
+        weight = np.where(position > 0, np.exp(score), 0.0)
+        match = np.take_along_axis(self.meaning[target] @ self.meaning.T, history, axis=1)
+        total = weight.sum(axis=1)
+        return np.asarray((weight * match).sum(axis=1) / np.where(total > 0, total, 1.0))
+
+    def logit(self, evidence: np.ndarray) -> np.ndarray:
+        """Log odds of a click, same shape as the evidence; equal cases are exactly equal.
+
+        The order of a sum moves its last bits, which would break ties; nine decimals restore them.
+        """
+        return np.round(self.gain * evidence + self.bias, _TIE_DECIMALS)
+
+    def save(self, path: str) -> None:
+        """Write every field under its own name to an `.npz` file; nothing in it is pickled."""
+        with storage.open_file(path, "wb") as stream:
+            np.savez(
+                stream,
+                attention=self.attention,
+                meaning=self.meaning,
+                recency=self.recency,
+                sharpness=np.float64(self.sharpness),
+                gain=np.float64(self.gain),
+                bias=np.float64(self.bias),
+            )
+
+
+def load_planted(path: str) -> Planted:
+    """Read `planted.npz`, which `dare prepare synthetic` leaves beside `schema.json`.
+
+    Raises:
+        ValueError: the file is missing or lacks a field.
+    """
+    if not storage.exists(path):
+        raise ValueError(f"{path} is not there; only a dataset of `dare prepare synthetic` has one")
+    with storage.open_file(path, "rb") as stream, np.load(stream, allow_pickle=False) as raw:
+        try:
+            return Planted(
+                attention=raw["attention"],
+                meaning=raw["meaning"],
+                recency=raw["recency"],
+                sharpness=float(raw["sharpness"]),
+                gain=float(raw["gain"]),
+                bias=float(raw["bias"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: {error}; prepare the dataset again") from error
+
+
+def draw_vectors(
+    rng: np.random.Generator, *, categories: int, width: int, agreement: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw attention and meaning vectors, both [categories + 1, width] with unit rows.
+
+    `a = normalise(sqrt(agreement) * m + sqrt(1 - agreement) * n)`, n independent of m.
+    """
+    shape = (categories + 1, width)
+    meaning, other = _unit(rng.normal(size=shape)), _unit(rng.normal(size=shape))
+    mixed = np.sqrt(agreement) * meaning + np.sqrt(1.0 - agreement) * other
+    return _unit(mixed), meaning
+
+
+class Catalogue:
+    """Which item is in which category, and how popular both are."""
+
+    def __init__(self, config: SyntheticConfig, rng: np.random.Generator) -> None:
+        self._categories, self._items = config.categories, config.items
+        self._by_category = _cumulative(config.categories, _CATEGORY_EXPONENT)
+        self._by_rank = _cumulative(-(-config.items // config.categories), _ITEM_EXPONENT)
+        # Shuffled, so that an item's id says nothing about its category or rank.
+        self._item_id = 1 + rng.permutation(config.items)
+
+    def draw_categories(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw category ids of a shape by popularity."""
+        return 1 + np.searchsorted(self._by_category, rng.random(shape), side="right")
+
+    def draw_items(self, rng: np.random.Generator, category: np.ndarray) -> np.ndarray:
+        """Draw an item of each category by popularity, same shape."""
+        held = (self._items - category) // self._categories + 1
+        point = rng.random(category.shape) * self._by_rank[held - 1]
+        rank = np.searchsorted(self._by_rank, point, side="right")
+        return np.asarray(self._item_id[category - 1 + self._categories * rank])
+
+
+def draw_lives(
+    config: SyntheticConfig, catalogue: Catalogue, rng: np.random.Generator, users: int
+) -> dict[str, np.ndarray]:
+    """Draw full lives: `item`, `category` and `timestamp` (s), oldest first, each [users, L]."""
+    shape = (users, config.history_length)
+    opens = rng.random(shape) < 1.0 / config.session_length
+    session = np.cumsum(opens, axis=1, dtype=np.int64)
+    sessions = int(session.max()) + 1
+    pick = np.arange(sessions) // _SESSIONS_A_WISH
+    pick = pick + rng.integers(0, config.interests, (users, sessions))
+    wish = catalogue.draw_categories(rng, (users, sessions // _SESSIONS_A_WISH + config.interests))
+    category = np.take_along_axis(np.take_along_axis(wish, pick, axis=1), session, axis=1)
+    stray = rng.random(shape) < _STRAY
+    category[stray] = catalogue.draw_categories(rng, (int(stray.sum()),))
+    gap_s = rng.exponential(np.where(opens, _SESSION_GAP_S, _BEHAVIOUR_GAP_S)).astype(np.int64)
+    return {
+        "item": catalogue.draw_items(rng, category),
+        "category": category,
+        # At least 2 seconds apart leaves one in between for a request.
+        "timestamp": START_S + np.cumsum(gap_s + 2, axis=1),
+    }
+
+
+def life_length(user: np.ndarray, config: SyntheticConfig) -> np.ndarray:
+    """Behaviours of each user's life; every `1 / short_histories`-th user's is short.
+
+    Args:
+        user: user numbers from 0.
+        config: the options.
+    """
+    earlier = np.floor(user * config.short_histories)
+    is_short = np.floor((user + 1) * config.short_histories) > earlier
+    short = earlier % (min(_LONGEST_SHORT_LIFE, config.history_length) + 1)
+    return np.where(is_short, short, config.history_length).astype(np.int64)
+
+
+def auc(label: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve; a tie counts half. NaN without both classes.
+
+    Args:
+        label: bool, [T].
+        score: any real numbers, [T].
+    """
+    _, index, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[index]
+    positives = int(label.sum())
+    pairs = positives * (label.size - positives)
+    if pairs == 0:
+        return float("nan")
+    return float((rank[label].sum() - positives * (positives + 1) / 2) / pairs)
+
+
+def logloss(label: np.ndarray, logit: np.ndarray) -> float:
+    """Mean negative log likelihood in nats.
+
+    Args:
+        label: bool, [T].
+        logit: log odds, [T].
+    """
+    return float((np.logaddexp(0.0, logit) - label * logit).mean())
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def _cumulative(ranks: int, exponent: float) -> np.ndarray:
+    share = np.arange(1, ranks + 1) ** -exponent
+    # The last entry exceeds every draw from [0, 1), whatever the sum rounds to.
+    return np.append(np.cumsum(share[:-1]) / share.sum(), 1.0)
