@@ -19,7 +19,7 @@ from pipelines.prepare.negatives import NegativeSampler
 from pipelines.prepare.protocol import Lives, Protocol, RequestBuilder
 from pipelines.prepare.raw_file import Quarantine, RawFormat, ReadCounts, read_rows
 from pipelines.prepare.rows import Parse
-from pipelines.prepare.writer import DatasetWriter
+from pipelines.prepare.writer import SPLITS, DatasetWriter
 from pipelines.schema import DatasetSchema, Layout
 
 # Just under the row group size of the writer, so that a chunk of lives is one even row group.
@@ -77,7 +77,8 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
     Raises:
         ValueError: the raw file is not what it should be, or nothing is left of it.
     """
-    # The writer refuses a folder that holds a dataset; find out before hours of reading.
+    # Both refuse a folder in use; better now than after hours of reading.
+    _check_unused(job.out)
     writer = DatasetWriter(job.out, layout=job.layout, history_length=job.history_length)
     local = job.out if Path(job.out).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=local) as scratch:
@@ -87,6 +88,20 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
             return _write(job, store, writer, counts)
         finally:
             store.close()
+
+
+def _check_unused(out: str) -> None:
+    # Files that an interrupted run left would be read as part of the new dataset.
+    for split in SPLITS:
+        try:
+            found = storage.find(storage.join(out, split))
+        except ValueError:
+            continue
+        if not storage.exists(storage.join(out, "schema.json")):
+            raise ValueError(
+                f"--out is {out}, which holds an unfinished dataset ({found[0]}); remove it or "
+                "choose another"
+            )
 
 
 def _read(job: Preparation, form: RawFormat, parse: Parse, store: EventStore) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+from pipelines.prepare.summary import format_summary
+from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
+
+
+def _schema(dropped):
+    split = SplitInfo(
+        rows=1000,
+        requests=19_000,
+        targets=57_000,
+        positives=19_000,
+        history_length={"mean": 180.0, "p50": 190.0, "p90": 400.0, "p99": 500.0, "max": 600.0},
+        files=[],
+    )
+    return DatasetSchema(
+        source="tmall",
+        layout="user",
+        seed=3,
+        protocol={"out": "data/tmall"},
+        tables={"item": TableInfo(rows=1_080_667, distinct=1_080_666)},
+        splits={"train": split},
+        counts={
+            "read": 2000,
+            "kept": 2000 - sum(dropped.values()),
+            "dropped": dropped,
+            "repeated": 5,
+            "users": 60,
+            "users_kept": 50,
+            "items_with_two_categories": 2,
+            "requests_without_history": 0,
+        },
+    )
+
+
+def test_the_summary_accounts_for_every_row_and_says_what_to_type_next():
+    text = format_summary(_schema({"damaged": 0, "event 2": 500}))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "rows read 2,000" in lines
+    assert "dropped: event 2 500 25.00%" in lines
+    assert "rows kept 1,500 75.00%" in lines
+    assert "users kept 50" in lines
+    assert "train 1,000 19,000 57,000 0.3333 190 600" in lines
+    assert "item table 1,080,667 rows, 1,080,666 ids and padding" in lines
+    assert (
+        "next dare train --config launch/recipes/tmall_dare.yaml --data.train data/tmall/train "
+        "--data.val data/tmall/val --data.test data/tmall/test "
+        "--data.schema data/tmall/schema.json --data.layout user"
+    ) in lines
+    assert "quarantine" not in text
+
+
+def test_the_summary_says_where_damaged_rows_are():
+    assert "damaged rows are in data/tmall/quarantine.csv" in format_summary(
+        _schema({"damaged": 1})
+    )
