@@ -35,8 +35,11 @@ def window(first_day: str, last_day: str, utc_offset_hours: int) -> tuple[int, i
     """First second of the first day and last second of the last; an empty day leaves it open.
 
     Raises:
-        ValueError: an option is no day, or the days are in the wrong order.
+        ValueError: an option is no day, the days are in the wrong order, or no place on Earth has
+            such an offset.
     """
+    if not -12 <= utc_offset_hours <= 14:
+        raise ValueError(f"--utc_offset_hours is {utc_offset_hours}; it must be from -12 to 14")
     first, last = 0, int(np.iinfo(np.int64).max)
     if first_day:
         first = day_start(first_day, option="first_day", utc_offset_hours=utc_offset_hours)

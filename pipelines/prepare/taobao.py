@@ -10,7 +10,7 @@ from pipelines.prepare.event_kinds import check_events, select_events
 from pipelines.prepare.event_store import DEFAULT_RESOURCES, Resources
 from pipelines.prepare.protocol import PAPER, Protocol
 from pipelines.prepare.raw_file import RawFormat
-from pipelines.prepare.rows import Rows
+from pipelines.prepare.rows import Parse, Rows
 from pipelines.schema import DatasetSchema, Layout
 
 COLUMNS = ("user_id", "item_id", "category_id", "behavior_type", "timestamp")
@@ -53,14 +53,6 @@ def prepare_taobao(
     """
     check_events(events, EVENTS)
     span = window(first_day, last_day, utc_offset_hours)
-
-    def parse(rows: Rows) -> dict[str, Any]:
-        user, item, category = (rows.integers(name) for name in COLUMNS[:3])
-        time = rows.integers("timestamp")
-        event = select_events(rows, "behavior_type", events, EVENTS)
-        drop_outside(rows, time, span)
-        return {"user": user, "item": item, "category": category, "event": event, "time": time}
-
     options = {
         "events": list(events),
         "first_day": first_day,
@@ -79,4 +71,15 @@ def prepare_taobao(
         resources=resources,
         options=options,
     )
-    return prepare(job, RawFormat(columns=COLUMNS, needed=COLUMNS), parse)
+    return prepare(job, RawFormat(columns=COLUMNS, needed=COLUMNS), _parser(events, span))
+
+
+def _parser(events: tuple[str, ...], span: tuple[int, int]) -> Parse:
+    def parse(rows: Rows) -> dict[str, Any]:
+        user, item, category = (rows.integers(name) for name in COLUMNS[:3])
+        time = rows.integers("timestamp")
+        event = select_events(rows, "behavior_type", events, EVENTS)
+        drop_outside(rows, time, span)
+        return {"user": user, "item": item, "category": category, "event": event, "time": time}
+
+    return parse

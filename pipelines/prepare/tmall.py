@@ -10,7 +10,7 @@ from pipelines.prepare.event_kinds import check_events, select_events
 from pipelines.prepare.event_store import DEFAULT_RESOURCES, Resources
 from pipelines.prepare.protocol import PAPER, Protocol
 from pipelines.prepare.raw_file import RawFormat
-from pipelines.prepare.rows import Rows
+from pipelines.prepare.rows import Parse, Rows
 from pipelines.schema import DatasetSchema, Layout
 
 # seller_id and brand_id are not read: brand_id is empty in sound rows.
@@ -58,14 +58,6 @@ def prepare_tmall(
     """
     check_events(events, EVENTS)
     span = window(first_day, last_day, utc_offset_hours)
-
-    def parse(rows: Rows) -> dict[str, Any]:
-        user, item, category = (rows.integers(name) for name in COLUMNS[:3])
-        time = month_days(rows, "time_stamp", year=year, utc_offset_hours=utc_offset_hours)
-        event = select_events(rows, "action_type", events, EVENTS)
-        drop_outside(rows, time, span)
-        return {"user": user, "item": item, "category": category, "event": event, "time": time}
-
     job = Preparation(
         source="tmall",
         raw=raw,
@@ -84,4 +76,21 @@ def prepare_tmall(
             "utc_offset_hours": utc_offset_hours,
         },
     )
+    parse = _parser(events, span, year, utc_offset_hours)
     return prepare(job, RawFormat(header=True, needed=COLUMNS), parse)
+
+
+def _parser(
+    events: tuple[str, ...], span: tuple[int, int], year: int, utc_offset_hours: int
+) -> Parse:
+    if not 1970 <= year <= 2100:
+        raise ValueError(f"--year is {year}; give a year from 1970 to 2100, the log is of 2014")
+
+    def parse(rows: Rows) -> dict[str, Any]:
+        user, item, category = (rows.integers(name) for name in COLUMNS[:3])
+        time = month_days(rows, "time_stamp", year=year, utc_offset_hours=utc_offset_hours)
+        event = select_events(rows, "action_type", events, EVENTS)
+        drop_outside(rows, time, span)
+        return {"user": user, "item": item, "category": category, "event": event, "time": time}
+
+    return parse

@@ -230,6 +230,7 @@ def test_nothing_but_the_dataset_is_left_behind(tmp_path):
         ({"events": ()}, "--events"),
         ({"first_day": "25.11.2017"}, "--first_day is '25.11.2017'; give a day such as"),
         ({"first_day": "2017-12-04"}, "after --last_day"),
+        ({"utc_offset_hours": 15}, "--utc_offset_hours is 15"),
         ({"history_length": 0}, "--history_length is 0; it must be at least 1"),
     ],
 )

@@ -67,6 +67,11 @@ def test_days_outside_a_window_are_dropped(tmp_path):
     assert schema.counts["dropped"]["outside the days"] == 2
 
 
+def test_a_year_before_the_epoch_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--year is 14"):
+        _prepare(tmp_path, OTHERS, year=14)
+
+
 def _reference(path, min_clicks, offset):
     lives, item_ids, category_ids, last = {}, {}, {}, {}
     for row in csv.DictReader(path.open(newline="")):
