@@ -107,6 +107,8 @@ def line_figure(
             )
         if log_x:
             axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else FuncFormatter(_short))
@@ -138,10 +140,10 @@ def heatmap_figure(
 ) -> str:
     """Mean attention by target category (rows) and behaviour category (columns), as an SVG element.
 
-    A cell's colour is the series colour at an opacity in proportion to its weight.
+    A cell has the series colour at an opacity in proportion to its weight; NaN leaves it empty.
     """
     values = np.asarray(weights, dtype=np.float64).reshape(len(rows), len(columns))
-    largest = np.nanmax(values, initial=1e-12)
+    largest = float(np.nan_to_num(values).max(initial=1e-12))
     with mpl.rc_context({**_STYLE, "axes.grid": False, "axes.spines.bottom": False}):
         figure = Figure(figsize=(3.8, 3.2), layout="constrained")
         axes = figure.add_subplot()
@@ -154,7 +156,8 @@ def heatmap_figure(
         axes.invert_yaxis()
         _tick_categories(axes, rows, columns)
         if max(values.shape) <= _LABELLED_CELLS:
-            for (row, column), value in np.ndenumerate(values):
+            for row, column in np.argwhere(np.isfinite(values)):
+                value = float(values[row, column])
                 # Where a cell gets this strong, ink reads worse than the surface on both themes.
                 colour: Colour = "surface" if value > 0.75 * largest else "ink"
                 axes.text(

@@ -222,9 +222,13 @@ def _category_plots(attention: AttentionSummary) -> list[Plot]:
 
 
 def _agreement(learned: list[float], planted: list[float]) -> str:
-    if len(learned) < 2 or np.std(learned) == 0 or np.std(planted) == 0:
+    first, second = np.asarray(learned, np.float64), np.asarray(planted, np.float64)
+    known = np.isfinite(first) & np.isfinite(second)
+    first, second = first[known], second[known]
+    if first.size < 2 or np.std(first) == 0 or np.std(second) == 0:
         return ""
-    return f" Correlation with the planted one: {np.corrcoef(learned, planted)[0, 1]:.3f}."
+    correlation = float(np.corrcoef(first, second)[0, 1])
+    return f" Correlation of learned and planted: {correlation:.3f}."
 
 
 def _columns(plan: list[dict[str, str | int | float]]) -> list[str]:
