@@ -26,19 +26,21 @@ class Fact:
 def headline(result: dict[str, Any], history: History) -> list[Fact]:
     """The numbers at the top of the page; those that are not known are left out."""
     oracle, users = number(result, history, "oracle_auc"), number(result, history, "gauc_users")
+    best = number(result, history, "best_step")
     rows = (
         ("AUC", "auc", "{:.4f}", f"best possible {oracle:.4f}" if oracle else "0.5 is chance"),
         ("GAUC", "gauc", "{:.4f}", f"{users:,.0f} users with both classes" if users else ""),
         ("Normalized entropy", "ne", "{:.4f}", "below 1 beats the base rate"),
         ("Log loss", "logloss", "{:.4f}", "nats a target"),
         ("Calibration", "calibration", "{:.3f}", "predicted over observed, 1 is perfect"),
-        ("Evaluated", "samples", "{:,.0f}", "targets"),
-        ("Throughput", "samples_per_s", "{:,.0f}", "samples/s, median of log points"),
-        ("Memory", "memory_bytes", "", "peak on rank 0"),
-        ("Steps", "steps", "{:,.0f}", ""),
-        ("Time", "seconds", "", "training and evaluation"),
+        ("Throughput", "samples_per_s", "{:,.0f}", "samples/s"),
+        ("Trained on", "samples", "{:,.0f}", "targets"),
+        ("Steps", "steps", "{:,.0f}", f"best after {best:,.0f}" if best else ""),
+        ("Time", "seconds", "", "evaluations left out"),
+        ("Memory", "peak_memory_bytes", "", "peak on rank 0"),
+        ("Ranks", "ranks", "{:,.0f}", f"on {result['device']}" if "device" in result else ""),
     )
-    special = {"memory_bytes": format_bytes, "seconds": format_seconds}
+    special = {"peak_memory_bytes": format_bytes, "seconds": format_seconds}
     facts = []
     for label, name, form, note in rows:
         value = number(result, history, name)
@@ -78,7 +80,9 @@ def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def split_name(result: dict[str, Any]) -> str:
-    """The split that the AUC of `number` is of, empty where the result does not say."""
+    """The split that the AUC is of, empty where the result does not say."""
+    if "split" in result:
+        return str(result["split"])
     flat = _flat(result)
     known = (split for split in _SPLITS if finite([flat.get(f"{split}auc")]))
     return next(known, "").rstrip("/")
@@ -98,15 +102,12 @@ def number(result: dict[str, Any], history: History, name: str) -> float | None:
 
 
 def _from_history(history: History, name: str) -> float | None:
-    if name == "seconds":
-        times = finite(row.get("time") for row in history)
-        return times[-1] - times[0] if len(times) > 1 else None
     if name == "steps":
         return max(finite(row.get("step") for row in history), default=None)
-    values = finite(row.get(f"train/{name}") for row in history)
+    values = finite(row.get(f"train/{name.removeprefix('peak_')}") for row in history)
     if name == "samples_per_s" and values:
         return statistics.median(values)
-    return max(values) if name == "memory_bytes" and values else None
+    return max(values) if name == "peak_memory_bytes" and values else None
 
 
 def oracle_share(result: dict[str, Any], history: History) -> float | None:

@@ -53,16 +53,17 @@ class ReportData:
 
     name: str
     result: dict[str, Any]
-    """Final numbers: `auc gauc gauc_users ne logloss calibration samples oracle_auc samples_per_s
-    memory_bytes steps seconds`; also nested by split or as `test/auc`, where test goes before
-    eval before val. The last four fall back to what the history tells."""
+    """Final numbers: `auc gauc gauc_users ne logloss calibration oracle_auc` of `split`, and of
+    training `samples_per_s samples steps best_step seconds peak_memory_bytes ranks device`. The
+    first may also be nested by split or named `test/auc`, where test goes before eval before val.
+    Throughput, steps and memory fall back to what the history tells."""
     history: History
     """Rows of `metrics.jsonl`: `step`, `time`, and scalars such as `train/loss`, `eval/auc`."""
     calibration: dict[str, list[float]]
     """`predicted`, `observed` and `count` a bin, as `SplitMetrics.calibration_curve` returns."""
     attention: AttentionSummary | None
     plan: list[dict[str, str | int | float]]
-    """Rows of the sharding plan's table; `..._bytes` are shown as MiB or GiB."""
+    """Rows of the sharding plan's table; `bytes` and `..._bytes` are shown as MiB or GiB."""
     config_yaml: str
 
 
@@ -238,6 +239,6 @@ def _columns(plan: list[dict[str, str | int | float]]) -> list[str]:
 def _cell(name: str, value: str | int | float) -> str:
     if isinstance(value, str):
         return value
-    if name.endswith("_bytes"):
+    if name == "bytes" or name.endswith("_bytes"):
         return format_bytes(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from trainer.profiling import ProfileWindow
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -117,7 +119,12 @@ class Telemetry:
         self._step, self._total_steps = start_step, total_steps
         self._tensorboard: SummaryWriter | None = None
         self._bar: tqdm[Any] | None = None
-        self._profile = _ProfileWindow(config, folder, self._device)
+        self._profile = ProfileWindow(
+            folder / "profile",
+            start=config.profile_start,
+            steps=config.profile_steps,
+            device=self._device,
+        )
         self._window = _Window()
         self._scalars: Callable[[], Mapping[str, float]] | None = None
 
@@ -192,6 +199,9 @@ class Telemetry:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep what runs inside, such as an evaluation, out of the training rates."""
+        # Steps still queued on the device belong to the window, not to the pause.
+        if self._writes and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         started = time.perf_counter()
         try:
             yield
@@ -200,7 +210,8 @@ class Telemetry:
 
     def _log_window(self) -> None:
         window, self._window = self._window, _Window()
-        scalars = window.scalars(self._world) | {"train/memory_bytes": _memory_bytes(self._device)}
+        scalars = window.scalars(self._world)
+        scalars["train/memory_bytes"] = peak_memory_bytes(self._device)
         self._window.started = time.perf_counter()
         self._write(self._step, {**scalars, **(self._scalars() if self._scalars else {})})
         text = (
@@ -255,36 +266,6 @@ class _Window:
         }
 
 
-class _ProfileWindow:
-    """A torch.profiler trace of the asked steps."""
-
-    def __init__(self, config: TelemetryConfig, folder: Path, device: torch.device) -> None:
-        self._start = config.profile_start
-        self._stop = config.profile_start + config.profile_steps
-        self._folder = folder / "profile"
-        self._cuda = device.type == "cuda"
-        self._profiler: torch.profiler.profile | None = None
-
-    def after_step(self, step: int) -> None:
-        """Start or stop where this is the last step before the trace, or its last step."""
-        if step == self._start:
-            kinds = torch.profiler.ProfilerActivity
-            activities = [kinds.CPU, kinds.CUDA] if self._cuda else [kinds.CPU]
-            self._profiler = torch.profiler.profile(activities=activities)
-            self._profiler.start()
-        elif step == self._stop:
-            self.close(step)
-
-    def close(self, step: int) -> None:
-        if self._profiler is not None:
-            self._profiler.stop()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"steps_{self._start + 1}_to_{step}.json.gz"
-            self._profiler.export_chrome_trace(str(path))
-            self._profiler = None
-            logger.info("profile: %s (open it at ui.perfetto.dev)", path)
-
-
 def _cut_metrics(folder: Path, step: int) -> None:
     """Keep only whole rows of steps up to this one, so that no step is told twice."""
     kept = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
@@ -293,7 +274,7 @@ def _cut_metrics(folder: Path, step: int) -> None:
     scratch.replace(folder / METRICS_FILE)
 
 
-def _memory_bytes(device: torch.device) -> float:
+def peak_memory_bytes(device: torch.device) -> float:
     """Peak bytes: allocated on a CUDA device, else resident in this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))

@@ -69,12 +69,16 @@ def report(**changes) -> ReportData:
         "result": {
             "test": {"auc": 0.75, "gauc": 0.7, "ne": 0.8765, "calibration": 1.0123},
             "oracle_auc": 0.8,
+            "seconds": 92.0,
+            "ranks": 2,
+            "device": "cpu",
+            "best_step": 40,
         },
         "history": HISTORY,
         "calibration": {"predicted": [0.1, 0.4], "observed": [0.12, 0.39], "count": [5, 5]},
         "attention": ATTENTION,
         "plan": [
-            {"table": "attention/item", "rows": 4_068_791, "memory_bytes": 1 << 30},
+            {"table": "attention/item", "rows": 4_068_791, "bytes": 1 << 30},
             {"table": "attention/category", "rows": 9_408, "rank": "0"},
         ],
         "config_yaml": "model:\n  search:\n    top_k: 20\n",
@@ -141,6 +145,8 @@ def test_the_numbers_appear_where_a_reader_looks(full_page) -> None:
         "4,068,791",
         "1.0 GiB",
         "Time 1 min 32 s",
+        "Ranks 2 on cpu",
+        "Steps 60 best after 40",
         "top_k: 20",
     ):
         assert shown in text
@@ -189,15 +195,16 @@ def test_the_test_split_goes_before_the_others() -> None:
     assert split_name(result) == "test"
     assert number({"auc": 0.8, **result}, [], "auc") == 0.8
     assert split_name({"auc": 0.8, **result}) == ""
+    assert split_name({"auc": 0.8, "split": "val"}) == "val"
     assert number({"test": {"auc": float("nan")}, "val": {"auc": 0.6}}, [], "auc") == 0.6
 
 
 def test_what_the_result_lacks_is_taken_from_the_history() -> None:
     assert number({}, HISTORY, "samples_per_s") == 2000
-    assert number({}, HISTORY, "seconds") == 92
     assert number({}, HISTORY, "steps") == 60
-    assert number({}, HISTORY, "memory_bytes") is None
-    assert number({"seconds": 5}, HISTORY, "seconds") == 5
+    assert number({}, HISTORY, "peak_memory_bytes") is None
+    assert number({}, [{"step": 1, "train/memory_bytes": 5.0}], "peak_memory_bytes") == 5
+    assert number({"steps": 5}, HISTORY, "steps") == 5
 
 
 def test_undefined_numbers_are_left_out_of_the_headline() -> None:
