@@ -38,6 +38,8 @@ class Batch(Pipelineable):
     """Behaviours of the longest history, at least 1."""
     num_targets: int
     """Targets of the fullest request, at least 1."""
+    num_behaviours: int
+    """Behaviours of all histories, each counted once."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """A copy on another device."""
@@ -57,11 +59,6 @@ class Batch(Pipelineable):
     def _map(self, change: Callable[[Any], Any]) -> Batch:
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         return Batch(**{n: v if isinstance(v, int) else change(v) for n, v in values.items()})
-
-    @property
-    def num_behaviours(self) -> int:
-        """Behaviours of all histories, each counted once."""
-        return int(self.features["history_item"].values().numel())
 
 
 @dataclass(frozen=True)
@@ -165,4 +162,5 @@ def _batch(
         total_weight=torch.tensor(weight * label.size),
         num_history=int(history_length.max(initial=1)),
         num_targets=int(target_count.max(initial=1)),
+        num_behaviours=int(history_length.sum()),
     )

@@ -144,6 +144,8 @@ class BatchStream(Iterator[Batch]):
         self.epoch = 0
         self.batches = 0
         """Batches given out, over all epochs and resumed runs."""
+        self.samples = 0.0
+        """Weight of their targets, over all ranks."""
         self.waited_s = 0.0
         """Seconds spent waiting for data and votes."""
 
@@ -158,6 +160,7 @@ class BatchStream(Iterator[Batch]):
                 if readers:
                     batch = padding_batch() if batch is None else batch
                     batch.total_weight.fill_(weight)
+                    self.samples += weight
                     self._remember()
                     return batch
                 self.epoch += 1
@@ -180,6 +183,7 @@ class BatchStream(Iterator[Batch]):
         self._places[self.batches] = {
             "epoch": self.epoch,
             "batches": self.batches,
+            "samples": self.samples,
             "loader": self._loader.state_dict(),
         }
         if len(self._places) > _REMEMBERED_PLACES:
@@ -195,7 +199,11 @@ class BatchStream(Iterator[Batch]):
 
     def restore(self, place: dict[str, Any]) -> None:
         """Go on from a place of `place_after`, in a stream that has not started."""
-        self.epoch, self.batches = place["epoch"], place["batches"]
+        self.epoch, self.batches, self.samples = (
+            place["epoch"],
+            place["batches"],
+            place["samples"],
+        )
         self._loader.load_state_dict(place["loader"])
         self._places[self.batches] = place
 

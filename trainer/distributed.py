@@ -31,6 +31,11 @@ class RunContext:
         """Whether this rank prints and writes."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Wait for all ranks; a collective."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
 
 @contextmanager
 def run_context() -> Iterator[RunContext]:

@@ -135,17 +135,18 @@ def _training_plots(data: ReportData) -> list[Plot]:
         svg = line_figure(key, series, x_label="step", y_label=y_label, alt=alt, **options)
         plots.append(Plot(title, Markup(svg), caption))
     plots[1:1] = [
-        _evaluation_plot(history, ("auc", "gauc"), "Ranking", "AUC", oracle),
-        _evaluation_plot(history, ("ne",), "Normalized entropy", "NE", None),
+        _evaluation_plot(data, ("auc", "gauc"), "Ranking", "AUC", oracle),
+        _evaluation_plot(data, ("ne",), "Normalized entropy", "NE", None),
         _calibration_plot(data),
     ]
     return [plot for plot in plots if plot]
 
 
 def _evaluation_plot(
-    history: History, names: tuple[str, ...], title: str, y_label: str,
+    data: ReportData, names: tuple[str, ...], title: str, y_label: str,
     oracle: float | None,
 ) -> Plot | None:  # fmt: skip
+    history, split = data.history, split_name(data.result) or "this"
     keys = sorted({k for row in history for k in row if k.rpartition("/")[2] in names})
     series: list[Series] = []
     for key, (colour, dashed) in zip(keys, _LINES, strict=False):
@@ -162,7 +163,7 @@ def _evaluation_plot(
     if oracle is not None:
         ends = [min(min(s.x) for s in series), max(max(s.x) for s in series)]
         series.append(Series(label="best possible", x=ends, y=[oracle] * 2, colour="muted"))
-        caption += " The grey line is the best any model can do on this data."
+        caption += f" The grey line is the best any model can do on {split} data."
     alt = f"{title} over steps, at the end: {last}."
     svg = line_figure(title.split()[0].lower(), series, x_label="step", y_label=y_label, alt=alt)
     return Plot(title, Markup(svg), caption)

@@ -155,7 +155,9 @@ def make_plan(
             return planner.collective_plan(model, sharders(fused_params), group)
         return planner.plan(model, sharders(fused_params))
     except PlannerError as error:
-        raise ValueError(f"sharding.plan {config.plan or '(none)'}: no plan fits: {error}") from error
+        raise ValueError(
+            f"sharding.plan {config.plan or '(none)'}: no plan fits: {error}"
+        ) from error
 
 
 def collection_tables(model: nn.Module) -> dict[str, list[str]]:

@@ -29,6 +29,7 @@ class StepOutput(NamedTuple):
     user_T: Tensor
     kept_TK: Tensor
     attention_TK: Tensor
+    num_behaviours: int
 
 
 class Objective(nn.Module):
@@ -67,9 +68,7 @@ class Objective(nn.Module):
         Returns:
             What to differentiate; the main and the auxiliary loss summed over this rank's targets.
         """
-        main = binary_cross_entropy_with_logits(
-            output.logit_T, label_T, weight_T, reduction="sum"
-        )
+        main = binary_cross_entropy_with_logits(output.logit_T, label_T, weight_T, reduction="sum")
         auxiliary = torch.zeros_like(main)
         if output.auxiliary_logit_T is not None:
             auxiliary = binary_cross_entropy_with_logits(
@@ -102,9 +101,7 @@ class TrainTask(nn.Module):
         Returns:
             The loss to differentiate, and the step's output.
         """
-        output = self.ranker(
-            batch.features, batch.weight > 0, batch.num_history, batch.num_targets
-        )
+        output = self.ranker(batch.features, batch.weight > 0, batch.num_history, batch.num_targets)
         losses = self.objective(output, batch.label, batch.weight, batch.total_weight)
         return losses[0], StepOutput(
             losses[1],
@@ -115,4 +112,5 @@ class TrainTask(nn.Module):
             batch.user,
             output.kept_TK,
             output.weight_TK,
+            batch.num_behaviours,
         )

@@ -1,0 +1,118 @@
+"""From a config to a sharded model with its optimizers, in the order TorchRec needs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+
+from modules.ranker import Ranker
+from pipelines.loader import BatchStream, DataConfig, Split, count_collisions, make_dataset
+from pipelines.schema import DatasetSchema
+from trainer.config import TrainConfig
+from trainer.distributed import RunContext
+from trainer.optim import Optimizers, make_optimizers
+from trainer.sharding import initialise_tables, make_plan, shard
+from trainer.task import TrainTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ShardedRun:
+    """A model ready to train."""
+
+    model: DistributedModelParallel
+    optimizers: Optimizers
+    plan: ShardingPlan
+
+
+def build_task(config: TrainConfig, schema: DatasetSchema, device: torch.device) -> TrainTask:
+    """The model with its loss: tables on meta, everything else on the device.
+
+    The dense starting values are a function of the seed alone.
+    """
+    torch.manual_seed(config.seed)
+    ranker = Ranker(
+        config.model,
+        rows=config.data.rows(schema),
+        history_length=config.data.history_length,
+        device=torch.device("meta"),
+        autocast=config.loop.autocast,
+    )
+    ranker.interaction.to(device)
+    return TrainTask(ranker, auxiliary_weight=config.model.head.auxiliary_weight, l2=config.loop.l2)
+
+
+def build(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> ShardedRun:
+    """Model, plan, shards, starting values, optimizers; a collective.
+
+    Raises:
+        ValueError: no plan fits, or the planner config is wrong.
+    """
+    task = build_task(config, schema, context.device)
+    fused_params = config.optim.sparse.fused_params()
+    pooling = mean_ids(config.data, schema)
+    targets_a_request = max(1.0, pooling["target_item"])
+    plan = make_plan(
+        task,
+        context,
+        config.sharding,
+        fused_params=fused_params,
+        pooling=pooling,
+        batch_size=max(1, int(config.data.batch_size / targets_a_request)),
+    )
+    model = shard(task, context, plan, fused_params=fused_params)
+    initialise_tables(model, seed=config.seed, std=config.model.init.std)
+    return ShardedRun(model, make_optimizers(model, config.optim), plan)
+
+
+def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:
+    """Mean ids a request by feature: what the planner calls pooling factors."""
+    train = schema.splits["train"]
+    history = min(float(config.history_length), train.history_length["mean"])
+    targets = train.targets / max(1, train.requests)
+    return {
+        "history_item": max(1.0, history),
+        "history_category": max(1.0, history),
+        "target_item": max(1.0, targets),
+        "target_category": max(1.0, targets),
+    }
+
+
+def open_stream(
+    config: TrainConfig,
+    split: Split,
+    schema: DatasetSchema,
+    context: RunContext,
+    *,
+    epochs: int = 1,
+) -> BatchStream:
+    """Batches of a split for this rank."""
+    dataset = make_dataset(
+        config.data,
+        split,
+        schema,
+        seed=config.seed,
+        rank=context.rank,
+        world=context.world,
+    )
+    if config.data.ids == "hash" and split == "train" and context.is_main:
+        for table, (ids, sharing) in count_collisions(dataset).items():
+            logger.info(
+                "data.ids hash: %s of %s different %s ids share a row with another (%.2f %%)",
+                f"{sharing:,}",
+                f"{ids:,}",
+                table,
+                100 * sharing / max(1, ids),
+            )
+    return BatchStream(
+        dataset,
+        workers=config.data.workers,
+        epochs=epochs,
+        group=context.control,
+        pin_memory=context.device.type == "cuda",
+    )

@@ -1,0 +1,256 @@
+"""The command `dare`: one function a subcommand, arguments read by jsonargparse."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
+
+_INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
+
+  dare doctor                    check versions, libraries and devices
+  dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet
+  dare train --config FILE       train, evaluate, report
+  dare evaluate --config FILE    score a split with a checkpoint of a run
+  dare compare                   TWIN against DARE where one table is enough, and where not
+  dare bench train               samples/s and memory at the paper's setting
+
+`dare COMMAND --help` explains a command and every option. Two to start with:
+  dare prepare synthetic --out data/synthetic
+  dare train --config launch/recipes/synthetic_dare.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        arguments: of the command line, without the program's name.
+
+    Returns:
+        The exit code: 0, 1 where the doctor found errors, 2 for a user's mistake.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "doctor": _doctor,
+        "prepare": _prepare,
+        "train": _train,
+        "evaluate": _evaluate,
+        "compare": _compare,
+        "bench": _bench,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_INTRODUCTION)
+        return 0
+    if arguments[0] not in commands:
+        print(
+            f"dare: error: {arguments[0]!r} is no command; commands are {', '.join(commands)}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return commands[arguments[0]](arguments[1:])
+    except (ValueError, RuntimeError, FileNotFoundError, PermissionError) as error:
+        if os.environ.get("DARE_TRACEBACK"):
+            raise
+        for line in str(error).splitlines():
+            print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
+        return 2
+
+
+def _doctor(arguments: list[str]) -> int:
+    from trainer.doctor import diagnose, format_findings, has_errors
+
+    parser = ArgumentParser(
+        prog="dare doctor", description="Check versions, libraries and devices; say what to do."
+    )
+    parser.parse_args(arguments)
+    findings = diagnose()
+    print(format_findings(findings))
+    return 1 if has_errors(findings) else 0
+
+
+def _prepare(arguments: list[str]) -> int:
+    from pipelines.prepare.csv_log import prepare_csv
+    from pipelines.prepare.movielens import prepare_movielens
+    from pipelines.prepare.summary import format_summary
+    from pipelines.prepare.taobao import prepare_taobao
+    from pipelines.prepare.tmall import prepare_tmall
+    from pipelines.synthetic import prepare_synthetic
+    from trainer.telemetry import configure_logging
+
+    sources: dict[str, Callable[..., Any]] = {
+        "synthetic": prepare_synthetic,
+        "taobao": prepare_taobao,
+        "tmall": prepare_tmall,
+        "movielens": prepare_movielens,
+        "csv": prepare_csv,
+    }
+    parser = ArgumentParser(
+        prog="dare prepare",
+        description="Turn a log into train/, val/, test/ and schema.json. "
+        "`dare prepare SOURCE --help` explains a source's options.",
+    )
+    subcommands = parser.add_subcommands(dest="source", metavar="SOURCE")
+    for name, function in sources.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        options = ArgumentParser(description=summary)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
+    parsed = parser.parse_args(arguments)
+    configure_logging(0)
+    chosen = parser.instantiate_classes(parsed)[parsed.source]
+    schema = sources[parsed.source](**_values(chosen))
+    print(format_summary(schema), file=sys.stderr)
+    print(Path(chosen.out) / "schema.json")
+    return 0
+
+
+def run_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser of a whole training config, with files and dotted overrides."""
+    from trainer.config import TrainConfig
+
+    parser = ArgumentParser(prog=prog, description=description)
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file of a run, such as launch/recipes/synthetic_dare.yaml; options after it win",
+    )
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
+    """Read a run's config; a preset's fields count unless they are given.
+
+    Args:
+        parser: of `run_parser`.
+        arguments: of the command line.
+
+    Returns:
+        The config, its YAML with every field resolved, and all that was parsed.
+
+    Raises:
+        ValueError: a field has a value it does not take.
+    """
+    from modules.presets import preset_fields
+    from trainer.config import TrainConfig
+
+    preset = parser.parse_args(arguments).model.preset
+    parser.set_defaults({f"model.{name}": v for name, v in preset_fields(preset).items()})
+    parsed = parser.parse_args(arguments)
+    names = TrainConfig.__dataclass_fields__
+    values = parser.instantiate_classes(parsed)
+    config = TrainConfig(**{name: values[name] for name in names})
+    only_config = Namespace(**{name: parsed[name] for name in names})
+    return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
+
+
+def _train(arguments: list[str]) -> int:
+    parser = run_parser(
+        "dare train",
+        "Train, evaluate and report. Under torchrun: "
+        "`torchrun --nproc-per-node 2 -m trainer train --config FILE`.",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of this run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete what the run's folder holds, start anew"
+    )
+    config, text, parsed = parse_run(parser, arguments)
+    from trainer.distributed import run_context
+    from trainer.loop import Trainer
+    from trainer.telemetry import configure_logging
+
+    with run_context() as context:
+        configure_logging(context.rank)
+        _claim_folder(
+            Path(config.out_dir) / config.name,
+            resume=parsed.resume,
+            overwrite=parsed.overwrite,
+            is_main=context.is_main,
+            wait=context.wait,
+        )
+        result = Trainer(config, context, text).train(resume=parsed.resume)
+        if context.is_main:
+            print(json.dumps(result))
+    return 0
+
+
+def _claim_folder(
+    folder: Path, *, resume: bool, overwrite: bool, is_main: bool, wait: Callable[[], None]
+) -> None:
+    """Refuse a folder that holds a run, empty it, or take it as it is; a collective."""
+    holds_run = (folder / "config.yaml").exists()
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if holds_run and not resume and not overwrite:
+        raise ValueError(
+            f"{folder} holds a run; --resume goes on with it, --overwrite deletes it, "
+            "or choose another --name"
+        )
+    wait()
+    if overwrite and holds_run and is_main:
+        shutil.rmtree(folder)
+    wait()
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = run_parser(
+        "dare evaluate",
+        "Score a split with a checkpoint of a run; give the config.yaml of the run's folder.",
+    )
+    parser.add_argument("--split", choices=["val", "test", "train"], default="test", help="which")
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        help="`best` by validation AUC, `last`, or the name of a checkpoint's folder",
+    )
+    config, text, parsed = parse_run(parser, arguments)
+    from trainer.distributed import run_context
+    from trainer.loop import Trainer
+    from trainer.telemetry import configure_logging
+
+    with run_context() as context:
+        configure_logging(context.rank)
+        result = Trainer(config, context, text).score(parsed.split, parsed.checkpoint)
+        if context.is_main:
+            print(json.dumps(result))
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    from trainer.compare import compare
+
+    parser = ArgumentParser(prog="dare compare")
+    parser.add_function_arguments(compare)
+    print(compare(**_values(parser.instantiate_classes(parser.parse_args(arguments)))))
+    return 0
+
+
+def _bench(arguments: list[str]) -> int:
+    from trainer.bench import bench_train
+
+    parser = ArgumentParser(prog="dare bench")
+    subcommands = parser.add_subcommands(dest="what", metavar="WHAT")
+    options = ArgumentParser(description=(bench_train.__doc__ or "").splitlines()[0])
+    options.add_function_arguments(bench_train)
+    subcommands.add_subcommand("train", options, help="training throughput")
+    parsed = parser.parse_args(arguments)
+    print(json.dumps(bench_train(**_values(parser.instantiate_classes(parsed)["train"]))))
+    return 0
+
+
+def _values(parsed: Namespace) -> dict[str, Any]:
+    """Arguments of a function by name; jsonargparse marks names that its namespace has itself."""
+    return {name.lstrip("\u200b"): value for name, value in vars(parsed).items()}

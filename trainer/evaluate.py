@@ -1,0 +1,72 @@
+"""One pass over a split: exact metrics, calibration, what the model attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipelines.batch import Batch
+from pipelines.loader import BatchStream
+from pipelines.overlap import make_pipeline
+from trainer.attention_map import AttentionMap
+from trainer.build import ShardedRun
+from trainer.distributed import RunContext
+from trainer.metrics import SplitMetrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a pass; `calibration` is filled on rank 0 only."""
+
+    metrics: dict[str, float]
+    calibration: dict[str, list[float]]
+    attention: dict[str, Any]
+
+
+class _Remembering(Iterator[Batch]):
+    """Hands batches on and keeps those that a pipeline has in flight."""
+
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
+        self.in_flight: list[Batch] = []
+
+    def __next__(self) -> Batch:
+        batch = next(self._stream)
+        self.in_flight.append(batch)
+        return batch
+
+
+def evaluate(
+    run: ShardedRun, stream: BatchStream, context: RunContext, history_length: int
+) -> Evaluation:
+    """Score every target of a split once, on all ranks together; a collective.
+
+    Args:
+        run: the model; it is in evaluation mode during the pass only. Its running statistics must
+            be the same on all ranks.
+        stream: one epoch of the split.
+        context: of this process.
+        history_length: positions there can be.
+    """
+    metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control)
+    batches = _Remembering(stream)
+    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device)
+    run.model.eval()
+    try:
+        with torch.no_grad():
+            while True:
+                try:
+                    output = pipeline.progress(batches)
+                except StopIteration:
+                    break
+                metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
+                attention.update(batches.in_flight.pop(0), output)
+    finally:
+        pipeline.detach()
+        run.model.train()
+    values = metrics.compute(context.control)
+    curve = metrics.calibration_curve() if context.is_main else {}
+    return Evaluation(values, curve, attention.compute())

@@ -1,0 +1,292 @@
+"""The training loop: restore, step, log, save, evaluate, stop, report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.norm import average_running_statistics
+from pipelines.loader import Split
+from pipelines.overlap import check_overlap, make_pipeline
+from pipelines.schema import DatasetSchema, load_schema
+from trainer.build import build, open_stream
+from trainer.checkpoint import Checkpoints, Manifest
+from trainer.config import TrainConfig
+from trainer.distributed import RunContext
+from trainer.evaluate import Evaluation, evaluate
+from trainer.report import AttentionSummary, ReportData, write_report
+from trainer.sharding import plan_rows
+from trainer.task import StepOutput
+from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
+
+logger = logging.getLogger(__name__)
+
+_RESULT_KEYS = ("auc", "gauc", "ne", "logloss", "calibration")
+
+
+class Trainer:
+    """One run, from its config to its result.
+
+    Args:
+        config: of the run.
+        context: of this process.
+        config_yaml: the whole config, as it is written beside the results.
+
+    Raises:
+        ValueError: the config does not fit the data.
+    """
+
+    def __init__(self, config: TrainConfig, context: RunContext, config_yaml: str) -> None:
+        self.config, self.context, self.config_yaml = config, context, config_yaml
+        self.schema: DatasetSchema = load_schema(config.data.schema)
+        config.check(self.schema)
+        self.folder = Path(config.out_dir) / config.name
+        self.train_stream = open_stream(
+            config, "train", self.schema, context, epochs=config.loop.epochs
+        )
+        self.run = build(config, self.schema, context)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, context)
+        self.step = 0
+        self.seconds = 0.0
+        self.metrics: dict[str, float] = {}
+
+    def train(self, *, resume: bool) -> dict[str, Any]:
+        """Train to the end and leave `result.json` and `report.html`; a collective.
+
+        Args:
+            resume: go on from the newest checkpoint, where there is one.
+
+        Returns:
+            What `result.json` holds.
+
+        Raises:
+            RuntimeError: the loss is not finite, or a collection lost its overlap.
+        """
+        if resume:
+            self._resume()
+        self._describe()
+        telemetry = Telemetry(
+            self.config.telemetry,
+            folder=self.folder,
+            rank=self.context.rank,
+            world=self.context.world,
+            device=self.context.device,
+            start_step=self.step,
+            total_steps=self._total_steps(),
+        )
+        with telemetry:
+            self._steps(telemetry)
+            latest = self.checkpoints.latest()
+            if latest is None or latest[1].step < self.step or not latest[1].metrics:
+                self._evaluate(telemetry)
+                self._save()
+        return self._finish()
+
+    def score(self, split: Split, checkpoint: str) -> dict[str, Any]:
+        """Score a split with a checkpoint of this run; a collective.
+
+        Args:
+            split: which.
+            checkpoint: `best` by validation AUC, `last`, or the name of a checkpoint's folder.
+
+        Raises:
+            ValueError: there is no such checkpoint.
+        """
+        path = self.checkpoints.find(checkpoint)
+        manifest = self.load(path)
+        metrics = self.evaluate(split).metrics
+        scored = {"name": self.config.name, "split": split, "checkpoint": path.name, **metrics}
+        scored |= {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
+        return finite(scored)
+
+    def _steps(self, telemetry: Telemetry) -> None:
+        config, started = self.config, time.perf_counter()
+        limit = config.loop.steps - self.step if config.loop.steps else None
+        batches = itertools.islice(self.train_stream, limit)
+        pipeline = make_pipeline(self.run.model, self.run.optimizers.combined, self.context.device)
+        self.run.model.train()
+        first, waited = True, self.train_stream.waited_s
+        while True:
+            rates = self.run.optimizers.set_learning_rates(self.step)
+            try:
+                output: StepOutput = pipeline.progress(batches)
+            except StopIteration:
+                break
+            if first:
+                check_overlap(pipeline, self.run.model)
+                first = False
+            self.step += 1
+            self._check_loss(output)
+            telemetry.step(
+                self.step,
+                loss=output.loss / output.weight_T.sum().clamp(min=1e-9),
+                samples=output.label_T.numel(),
+                behaviours=output.num_behaviours,
+                data_wait_s=self.train_stream.waited_s - waited,
+                scalars=lambda rates=rates: {  # type: ignore[misc]
+                    f"train/learning_rate_{kind}": rate for kind, rate in rates.items()
+                },
+            )
+            waited = self.train_stream.waited_s
+            if self._due(config.loop.evaluate_every) or self._due(config.checkpoint.every):
+                self.seconds += time.perf_counter() - started
+                pipeline.detach()
+                with telemetry.paused():
+                    if self._due(config.loop.evaluate_every):
+                        self._evaluate(telemetry)
+                    self._save()
+                waited, started = self.train_stream.waited_s, time.perf_counter()
+        pipeline.detach()
+        self.seconds += time.perf_counter() - started
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _evaluate(self, telemetry: Telemetry) -> None:
+        self.metrics = self.evaluate("val").metrics
+        telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in _RESULT_KEYS})
+
+    def _save(self) -> None:
+        """Save; the checkpoint carries the metrics of the newest evaluation."""
+        place = self.train_stream.place_after(self.step)
+        manifest = Manifest(
+            step=self.step,
+            samples=int(place["samples"]),
+            world=self.context.world,
+            seconds=self.seconds,
+            metrics={n: v for n, v in self.metrics.items() if math.isfinite(v)},
+            files={},
+        )
+        self.checkpoints.save(self.run.model, self.run.optimizers, place, manifest)
+
+    def evaluate(self, split: Split) -> Evaluation:
+        """Score a split with the model as it is; a collective."""
+        average_running_statistics(self.run.model)
+        stream = open_stream(self.config, split, self.schema, self.context)
+        return evaluate(self.run, stream, self.context, self.config.data.history_length)
+
+    def _check_loss(self, output: StepOutput) -> None:
+        if self.step % self.config.loop.check_loss_every:
+            return
+        if not torch.isfinite(output.loss + output.auxiliary_loss):
+            raise RuntimeError(
+                f"the loss at step {self.step} is {float(output.loss)}; lower "
+                "optim.sparse.learning_rate and optim.dense.learning_rate, or look at the data; "
+                "the newest checkpoint is as it was"
+            )
+
+    def _resume(self) -> None:
+        latest = self.checkpoints.latest()
+        if latest is None:
+            logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
+            return
+        path, manifest = latest
+        self.train_stream.restore(self.checkpoints.place(path))
+        self.load(path)
+        self.step, self.seconds, self.metrics = manifest.step, manifest.seconds, manifest.metrics
+        logger.info("resumed %s at step %s", path, f"{self.step:,}")
+
+    def load(self, path: Path) -> Manifest:
+        """Read a checkpoint into the model and its optimizers; a collective."""
+        return self.checkpoints.restore(path, self.run.model, self.run.optimizers)
+
+    def _total_steps(self) -> int | None:
+        """Steps this run will have; an estimate where requests differ in their targets."""
+        config, train = self.config, self.schema.splits["train"]
+        targets = train.targets / max(1, train.requests)
+        batch = max(1.0, config.data.batch_size // max(1.0, targets) * targets)
+        steps = config.loop.epochs * math.ceil(train.targets / self.context.world / batch)
+        return min(steps, config.loop.steps) if config.loop.steps else steps
+
+    def _describe(self) -> None:
+        """Write what the run is before it starts, and log its sizes."""
+        rows = plan_rows(self.run.plan)
+        train = self.schema.splits["train"]
+        logger.info(
+            "%s: %s targets in %s requests, tables of %s bytes on %d ranks (%s)",
+            self.folder,
+            f"{train.targets:,}",
+            f"{train.requests:,}",
+            f"{sum(int(row['bytes']) for row in rows):,}",
+            self.context.world,
+            self.context.device.type,
+        )
+        if self.context.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(self.config_yaml)
+            _write_json(self.folder / "plan.json", rows)
+
+    def _finish(self) -> dict[str, Any]:
+        """Score the test split with the best checkpoint, and write result and report."""
+        best = self.checkpoints.best() or self.checkpoints.latest()
+        if best is not None and best[1].step != self.step:
+            self.load(best[0])
+        split: Split = "test" if self.config.data.test else "val"
+        evaluation = self.evaluate(split)
+        samples = self.train_stream.samples
+        result: dict[str, Any] = {
+            "name": self.config.name,
+            "preset": self.config.model.preset,
+            "split": split,
+            **{name: evaluation.metrics[name] for name in _RESULT_KEYS},
+            "oracle_auc": self.schema.oracle.get(split),
+            "val_auc": self.metrics.get("auc", math.nan),
+            "best_step": best[1].step if best else self.step,
+            "steps": self.step,
+            "samples": int(samples),
+            "seconds": round(self.seconds, 3),
+            "samples_per_s": round(samples / max(self.seconds, 1e-9), 1),
+            "peak_memory_bytes": int(peak_memory_bytes(self.context.device)),
+            "ranks": self.context.world,
+            "device": self.context.device.type,
+        }
+        result = finite(result)
+        if self.context.is_main:
+            _write_json(self.folder / "result.json", result)
+            write_report(
+                ReportData(
+                    name=self.config.name,
+                    result=result,
+                    history=read_metrics(self.folder),
+                    calibration=evaluation.calibration,
+                    attention=_attention(evaluation.attention, self.config.data.schema),
+                    plan=plan_rows(self.run.plan),
+                    config_yaml=self.config_yaml,
+                ),
+                self.folder / "report.html",
+            )
+            logger.info("report: %s", self.folder / "report.html")
+        return result
+
+
+def finite(result: dict[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that JSON does not know."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in result.items()
+    }
+
+
+def _attention(found: dict[str, Any], schema_path: str) -> AttentionSummary | None:
+    """What the report shows of the attention, with what was planted where the data says so."""
+    if not found["categories"]:
+        return None
+    return AttentionSummary(
+        position_weight=found["position_weight"],
+        target_categories=found["categories"],
+        history_categories=found["categories"],
+        category_weight=found["category_weight"],
+        planted_position_weight=None,
+        planted_category_weight=None,
+    )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
