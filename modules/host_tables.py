@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -59,7 +60,7 @@ def sum_equal_rows(row_N: Tensor, grad_ND: Tensor) -> tuple[Tensor, Tensor]:
     return row_U, grad_UD
 
 
-class HostTables(SplitTableBatchedEmbeddingBagsCodegen):
+class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
     """FBGEMM's table batch on CPU with another lookup; all tables are of one width.
 
     Args:
@@ -121,7 +122,9 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):
         row_N = indices + torch.repeat_interleave(
             self._row_of_feature, count, output_size=indices.numel()
         )
-        output: Tensor = _Lookup.apply(self.weights_host, self, row_N)
+        output: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
+            self.weights_host, self, row_N
+        )
         return output
 
     @torch.no_grad()
@@ -144,9 +147,7 @@ class _Lookup(torch.autograd.Function):
     """Row gather whose backward is an optimizer step; the weights themselves get no gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, _weights: Tensor, tables: HostTables, row_N: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, _weights: Tensor, tables: HostTables, row_N: Tensor) -> Tensor:
         ctx.tables, ctx.row_N = tables, row_N
         return tables.matrix().index_select(0, row_N)
 
@@ -234,9 +235,5 @@ def host_kernels(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    before = torchrec_lookup.BatchedFusedEmbedding
-    torchrec_lookup.BatchedFusedEmbedding = HostKernel
-    try:
+    with mock.patch.object(torchrec_lookup, "BatchedFusedEmbedding", HostKernel):
         yield
-    finally:
-        torchrec_lookup.BatchedFusedEmbedding = before

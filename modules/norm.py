@@ -83,7 +83,7 @@ class BatchNorm(nn.Module):
     def _total(self, value: Tensor) -> Tensor:
         if not self.all_ranks or not dist.is_initialized() or dist.get_world_size() == 1:
             return value
-        total: Tensor = _SumOverRanks.apply(value)
+        total: Tensor = _SumOverRanks.apply(value)  # type: ignore[no-untyped-call]
         return total
 
     @torch.no_grad()
@@ -93,18 +93,26 @@ class BatchNorm(nn.Module):
         self.running_variance.lerp_(unbiased_D, self.momentum)
 
 
-class LayerNorm(nn.LayerNorm):
-    """Normalises each target by itself."""
+class LayerNorm(nn.Module):
+    """Normalises each target by itself.
 
-    def forward(self, value_TD: Tensor, counts_T: Tensor) -> Tensor:  # noqa: ARG002
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, value_TD: Tensor, _counts_T: Tensor) -> Tensor:
         """Normalise; takes the same arguments as `BatchNorm`. Returns normalised_TD."""
-        return super().forward(value_TD)
+        return self.norm(value_TD)
 
 
 class NoNorm(nn.Module):
     """Leaves the input as it is."""
 
-    def forward(self, value_TD: Tensor, counts_T: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, value_TD: Tensor, _counts_T: Tensor) -> Tensor:
         """Return value_TD; takes the same arguments as `BatchNorm`."""
         return value_TD
 

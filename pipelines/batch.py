@@ -57,8 +57,11 @@ class Batch(Pipelineable):
                 value.record_stream(stream)
 
     def _map(self, change: Callable[[Any], Any]) -> Batch:
-        values = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Batch(**{n: v if isinstance(v, int) else change(v) for n, v in values.items()})
+        changed: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            changed[part.name] = value if isinstance(value, int) else change(value)
+        return Batch(**changed)
 
 
 @dataclass(frozen=True)

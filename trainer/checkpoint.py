@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
@@ -75,11 +77,11 @@ class Checkpoints:
 
     def complete(self) -> list[tuple[Path, Manifest]]:
         """Complete checkpoints, oldest first."""
-        found = []
-        for path in sorted(self.folder.glob(_PREFIX + "*")):
-            if path.suffix != _ASIDE and (path / "manifest.json").exists():
-                found.append((path, read_manifest(path)))
-        return found
+        return [
+            (path, read_manifest(path))
+            for path in sorted(self.folder.glob(_PREFIX + "*"))
+            if path.suffix != _ASIDE and (path / "manifest.json").exists()
+        ]
 
     def latest(self) -> tuple[Path, Manifest] | None:
         """The newest complete checkpoint."""
@@ -135,7 +137,7 @@ class Checkpoints:
             aside.mkdir(parents=True)
         self.context.wait()
         average_running_statistics(model)
-        dcp.save(_state(model, optimizers), storage_writer=dcp.FileSystemWriter(str(aside)))
+        save(_state(model, optimizers), storage_writer=FileSystemWriter(str(aside)))
         _write_json(aside / f"loader-{self.context.rank:05d}.json", place)
         self.context.wait()
         if self.context.is_main:
@@ -166,7 +168,7 @@ class Checkpoints:
                 )
         optimizers.dense.init_state()
         state = _state(model, optimizers)
-        dcp.load(state, storage_reader=_TensorReader(str(path)))
+        load(state, storage_reader=_TensorReader(str(path)))
         set_optimizer_step(model, manifest.step)
         return manifest
 
@@ -227,35 +229,46 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+_METADATA_NAMES = {
+    "pathlib": {"PosixPath", "PurePosixPath"},
+    "torch": {"Size", "device"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties", "MEM_FORMAT_ENCODING"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+}
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Knows the classes of DCP's metadata and no other, so that no code can ride in on it."""
 
-    _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.sharded_tensor.metadata")
-    _NAMES = frozenset(
-        {("torch", "Size"), ("torch.serialization", "_get_layout"), ("torch", "device")}
-    )
-
     def find_class(self, module: str, name: str) -> Any:
-        value = getattr(torch, name, None) if module == "torch" else None
-        allowed = (module, name) in self._NAMES or isinstance(value, torch.dtype)
-        if module.startswith(self._MODULES):
-            found = super().find_class(module, name)
-            allowed = isinstance(found, type)
-        if not allowed:
-            raise ValueError(f"checkpoint metadata names {module}.{name}, which is not a shape")
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and name not in _METADATA_NAMES.get(module, ()):
+            raise ValueError(f"checkpoint metadata names {module}.{name}, which is no part of it")
         return super().find_class(module, name)
 
 
-class _TensorReader(dcp.FileSystemReader):
+class _TensorReader(FileSystemReader):
     """Reads tensors only: bytes entries, which DCP would unpickle, are refused."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
         path = Path(str(self.path)) / ".metadata"
         with path.open("rb") as stream:
             metadata = _load_metadata(stream, path)
         for name, entry in metadata.state_dict_metadata.items():
             if isinstance(entry, BytesStorageMetadata):
                 raise ValueError(f"{path}: entry {name} holds bytes; a checkpoint holds tensors")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
         return metadata
 
 

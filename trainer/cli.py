@@ -151,7 +151,7 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})
-    only_config = Namespace(**{name: parsed[name] for name in names})
+    only_config = Namespace({name: parsed[name] for name in names})  # type: ignore[no-untyped-call]
     return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
 
 

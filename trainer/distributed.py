@@ -56,7 +56,7 @@ def run_context() -> Iterator[RunContext]:
         if "RANK" in os.environ:
             dist.init_process_group(backend, timeout=FIRST_STEP_TIMEOUT)
         else:
-            store = dist.HashStore()
+            store = torch._C._distributed_c10d.HashStore()
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
     control = dist.new_group(backend="gloo") if world > 1 else None
     try:

@@ -28,7 +28,7 @@ from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
 
 logger = logging.getLogger(__name__)
 
-_RESULT_KEYS = ("auc", "gauc", "ne", "logloss", "calibration")
+_RESULT_KEYS = ("auc", "gauc", "gauc_users", "ne", "logloss", "calibration")
 
 
 class Trainer:
@@ -256,7 +256,7 @@ class Trainer:
                     result=result,
                     history=read_metrics(self.folder),
                     calibration=evaluation.calibration,
-                    attention=_attention(evaluation.attention, self.config.data.schema),
+                    attention=_attention(evaluation.attention),
                     plan=plan_rows(self.run.plan),
                     config_yaml=self.config_yaml,
                 ),
@@ -274,7 +274,7 @@ def finite(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _attention(found: dict[str, Any], schema_path: str) -> AttentionSummary | None:
+def _attention(found: dict[str, Any]) -> AttentionSummary | None:
     """What the report shows of the attention, with what was planted where the data says so."""
     if not found["categories"]:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -138,7 +138,7 @@ class Optimizers:
             "dense": self.config.dense.learning_rate * factor,
         }
         for optimizer, rate in ((self.fused, rates["sparse"]), (self.dense, rates["dense"])):
-            for group in optimizer.param_groups:
+            for group in cast(list[dict[str, Any]], optimizer.param_groups):
                 group["lr"] = rate
         return rates
 
@@ -147,7 +147,8 @@ def make_optimizers(model: DistributedModelParallel, config: OptimConfig) -> Opt
     """The fused optimizers of a sharded model, combined with one for its dense parameters."""
     dense_parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
     dense: KeyedOptimizer = KeyedOptimizerWrapper(
-        dense_parameters, lambda parameters: _dense(parameters, config.dense)
+        dense_parameters,
+        lambda parameters: _dense(cast(list[nn.Parameter], parameters), config.dense),
     )
     if config.dense.clip_norm > 0:
         dense = GradientClippingOptimizer(

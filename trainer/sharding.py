@@ -13,7 +13,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec import EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -139,8 +139,8 @@ def make_plan(
     for table, features in tables.items():
         given = constraints.setdefault(table, ParameterConstraints())
         given.pooling_factors = [pooling[feature] for feature in features]
-        if context.device.type == "cpu" and given.sharding_types is None:
-            given.sharding_types = list(_CPU_TYPES)
+        if given.sharding_types is None:
+            given.sharding_types = _default_types(context)
     topology = Topology(
         world_size=context.world,
         local_world_size=context.local_world,
@@ -158,6 +158,13 @@ def make_plan(
         raise ValueError(
             f"sharding.plan {config.plan or '(none)'}: no plan fits: {error}"
         ) from error
+
+
+def _default_types(context: RunContext) -> list[str] | None:
+    """Sharding types to choose from; on one rank splitting a table only costs."""
+    if context.world == 1:
+        return ["table_wise"]
+    return list(_CPU_TYPES) if context.device.type == "cpu" else None
 
 
 def collection_tables(model: nn.Module) -> dict[str, list[str]]:
@@ -221,26 +228,27 @@ def set_optimizer_step(model: nn.Module, step: int) -> None:
             module.set_optimizer_step(step)
 
 
-def plan_rows(plan: ShardingPlan) -> list[dict[str, str | int]]:
+def plan_rows(plan: ShardingPlan) -> list[dict[str, str | int | float]]:
     """A plan as rows of a table: one row a shard."""
-    rows: list[dict[str, str | int]] = []
+    rows: list[dict[str, str | int | float]] = []
     for module, tables in plan.plan.items():
         assert isinstance(tables, EmbeddingModuleShardingPlan)
+        collection = module.removeprefix("ranker.embeddings.collections.")
         for table, sharding in tables.items():
             spec = sharding.sharding_spec
-            for part in getattr(spec, "shards", None) or []:
-                rows.append(
-                    {
-                        "collection": module.removeprefix("ranker.embeddings.collections."),
-                        "table": table,
-                        "sharding": sharding.sharding_type,
-                        "kernel": sharding.compute_kernel,
-                        "rank": part.placement.rank(),
-                        "first row": part.shard_offsets[0],
-                        "rows": part.shard_sizes[0],
-                        "first column": part.shard_offsets[1],
-                        "columns": part.shard_sizes[1],
-                        "bytes": part.shard_sizes[0] * part.shard_sizes[1] * 4,
-                    }
-                )
+            rows += [
+                {
+                    "collection": collection,
+                    "table": table,
+                    "sharding": sharding.sharding_type,
+                    "kernel": sharding.compute_kernel,
+                    "rank": part.placement.rank(),
+                    "first row": part.shard_offsets[0],
+                    "rows": part.shard_sizes[0],
+                    "first column": part.shard_offsets[1],
+                    "columns": part.shard_sizes[1],
+                    "bytes": part.shard_sizes[0] * part.shard_sizes[1] * 4,
+                }
+                for part in getattr(spec, "shards", None) or []
+            ]
     return rows

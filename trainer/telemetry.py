@@ -11,6 +11,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,10 @@ def configure_logging(rank: int) -> None:
         logging.Formatter(f"%(asctime)s {mark}%(levelname)-7s %(message)s", "%H:%M:%S")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # What these libraries deprecate or would like configured is for this project, not for its user.
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|torchdata|fbgemm_gpu|trainer)\b")
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("trainer", "modules", "pipelines"):
         logging.getLogger(name).setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
