@@ -18,12 +18,14 @@ very rows of a split is the best a model can expect there. It is `oracle` of `sc
 `val`, `test`, and with the logloss `train_logloss` and so on. The labels are one draw: a model can
 end above it by luck, by a standard error or so, and on `train` by memory.
 
-**What it favours.** The planted scores and votes are dot products, so DARE with 8 or more numbers a
-category contains the truth at every agreement; a model with one shared table (TWIN) contains it at
-agreement 1 only. The log shows whether a trainer finds a structure that is there and what sharing
-a table costs as the two structures part; it is no evidence that real logs have them apart.
-Item ids carry nothing beyond their category, a target is drawn by popularity without looking at the
-user, and a clicked target does not enter the life: all three are simpler than any real log.
+**What it favours.** The planted scores and votes are dot products, so DARE with `width` or more
+numbers a category contains the truth at every agreement. One shared table (TWIN) of that width
+contains it at agreement 1; a wider one comes close at any, with attention in some large numbers and
+meaning in other, small ones. Containing is not finding: a shared table serves both from the first
+step on and may settle elsewhere even at agreement 1. So the log shows whether a trainer finds a
+structure that is there; that real logs have two structures it does not show. Item ids carry nothing
+beyond their category, a target is drawn by popularity without looking at the user, and a clicked
+target does not enter the life: all three are simpler than a real log.
 
 **Behaviour.** A user has an endless list of wished categories (popularity: rank^-0.5) and a window
 of `interests` of them, which moves on by one every 4 sessions. A session of `session_length`
@@ -35,6 +37,12 @@ behaviour: 2 plus an exponential of mean 60, or of 8 hours between sessions.
 0, 1, 2, ... 20 in turn. The `requests` train requests and the val request come at sorted uniform
 moments of the life's second half, the test request at its end. No request has more than
 `history_length` behaviours before it: with the same `data.history_length` a model sees them all.
+
+**Defaults** are sized for two CPU cores. At agreement 0, 0.5 and 1 the oracle of test is 0.870,
+0.871 and 0.871; the planted logit reaches 0.647, 0.632 and 0.574 without its category term
+(sharpness 0), 0.839, 0.841 and 0.853 without recency, so both are needed. With more than 20
+behaviours to choose from, the heaviest 20 hold 89 % of the weight, and the votes of those alone
+reach 0.868, 0.870 and 0.870.
 """
 
 from __future__ import annotations
@@ -111,12 +119,12 @@ def prepare_synthetic(
     *,
     out: str,
     users: int = 12_000,
-    items: int = 4_000,
-    categories: int = 100,
-    history_length: int = 150,
+    items: int = 1_000,
+    categories: int = 60,
+    history_length: int = 100,
     requests: int = 8,
     targets: int = 4,
-    agreement: float = 0.0,
+    agreement: float = 0.5,
     sharpness: float = 8.0,
     recency: float = 1.2,
     signal: float = 2.0,
@@ -137,8 +145,8 @@ def prepare_synthetic(
         history_length: Behaviours of a full life, the most that come before any request.
         requests: Train requests a user; one more is val and one more, the last, is test.
         targets: Targets a request.
-        agreement: 1: what makes a behaviour matter is what it then means, one shared table is
-            enough. 0: the two are independent.
+        agreement: At 1 what makes a behaviour matter is what it then means, and one shared table
+            can hold both; at 0 the two are independent.
         sharpness: How much category similarity matters to the attention, in nats.
         recency: How much age matters to it: a behaviour at position p weighs p^-recency.
         signal: Standard deviation of the click logit; the larger, the higher the best AUC.
