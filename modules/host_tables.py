@@ -129,8 +129,13 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
 
     @torch.no_grad()
     def update(self, row_N: Tensor, grad_ND: Tensor) -> None:
-        """One optimizer step on the rows that occur; all others keep weight and state."""
+        """One optimizer step on the rows that occur; all others keep weight and state.
+
+        A step without ids counts too, as FBGEMM counts it: Adam corrects by the number of steps.
+        """
         self.iter += 1
+        if not row_N.numel():
+            return
         row_U, grad_UD = sum_equal_rows(row_N, grad_ND.float())
         step_UD = _STEPS[self.host_optimizer](self, row_U, grad_UD)
         self.matrix().index_add_(0, row_U, step_UD, alpha=-self.get_learning_rate())
@@ -153,8 +158,7 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[None, None, None]:
-        if ctx.row_N.numel():
-            ctx.tables.update(ctx.row_N, grad_ND)
+        ctx.tables.update(ctx.row_N, grad_ND)
         return None, None, None
 
 

@@ -72,13 +72,15 @@ class BatchNorm(nn.Module):
         if self.training:
             self._remember(mean_D.detach(), variance_D.detach(), count)
         scale_D = self.weight * torch.rsqrt(variance_D + self.eps)
-        return value_TD * scale_D + (self.bias - mean_D * scale_D)
+        # Centred first: a constant column, such as the target's position, has a scale of 316.
+        return (value_TD - mean_D) * scale_D + self.bias
 
     def _statistics(self, value_TD: Tensor, counts_T1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        count = self._total(counts_T1.sum()).clamp(min=1)
-        mean_D = self._total((value_TD * counts_T1).sum(0)) / count
+        count = self._total(counts_T1.sum())
+        divisor = count.clamp(min=1)
+        mean_D = self._total((value_TD * counts_T1).sum(0)) / divisor
         centred_TD = (value_TD - mean_D) * counts_T1
-        return mean_D, self._total(centred_TD.square().sum(0)) / count, count
+        return mean_D, self._total(centred_TD.square().sum(0)) / divisor, count
 
     def _total(self, value: Tensor) -> Tensor:
         if not self.all_ranks or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -89,8 +91,10 @@ class BatchNorm(nn.Module):
     @torch.no_grad()
     def _remember(self, mean_D: Tensor, variance_D: Tensor, count: Tensor) -> None:
         unbiased_D = variance_D * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean_D, self.momentum)
-        self.running_variance.lerp_(unbiased_D, self.momentum)
+        # A rank without data gets a batch of padding only: it teaches nothing.
+        momentum = self.momentum * (count > 0)
+        self.running_mean.lerp_(mean_D, momentum)
+        self.running_variance.lerp_(unbiased_D, momentum)
 
 
 class LayerNorm(nn.Module):

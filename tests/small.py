@@ -1,0 +1,213 @@
+"""A few users written to parquet in both layouts and read back, the same users as rows of
+`tests.reference`, and a ranker whose parameters the reference takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.head import Head
+from modules.ranker import Ranker, RankerConfig
+from pipelines.batch import Batch
+from pipelines.loader import DataConfig, make_dataset
+from pipelines.schema import LAYOUTS, DatasetSchema, Layout, SplitInfo, TableInfo
+from tests.reference import Row, Tower
+from trainer.task import TrainTask
+
+CPU = torch.device("cpu")
+ROWS = {"item": 23, "category": 7}
+HISTORY_LENGTH = 9
+SHARED = UsesConfig(
+    attention_target="shared",
+    attention_history="shared",
+    representation_target="shared",
+    representation_history="shared",
+)
+DARE = EmbeddingsConfig(
+    attention=WidthsConfig(item=8, category=4, position=6),
+    representation=WidthsConfig(item=12, category=8, position=5),
+)
+TWIN = EmbeddingsConfig(
+    uses=SHARED,
+    attention=WidthsConfig(item=8, category=4, position=5),
+    representation=WidthsConfig(item=8, category=4, position=5),
+)
+
+
+@dataclass(frozen=True)
+class User:
+    """A life, oldest first, and requests: behaviours before them and (item, category, label)."""
+
+    life: list[tuple[int, int]]
+    requests: list[tuple[int, list[tuple[int, int, float]]]]
+
+
+def users(lengths: tuple[int, ...] = (0, 1, 3, 4, 12)) -> list[User]:
+    """One life and three requests, of so many behaviours, from each of two users.
+
+    Every request has 1 to 3 targets; lives repeat items, and longer ones than `HISTORY_LENGTH`
+    lose their oldest behaviours.
+    """
+    made = []
+    for user in range(2):
+        life = [(1 + (7 * j + 5 * user) % 22, 1 + (3 * j + user) % 6) for j in range(max(lengths))]
+        requests = [
+            (
+                length,
+                [
+                    (1 + (5 * n + 3 * m + user) % 22, 1 + (n + m) % 6, float((n + m) % 2))
+                    for m in range(1 + (n + user) % 3)
+                ],
+            )
+            for n, length in enumerate(lengths)
+        ]
+        made.append(User(life, requests))
+    return made
+
+
+def rows_of(log: list[User]) -> list[Row]:
+    """The same as rows of the reference, with the newest `HISTORY_LENGTH` behaviours."""
+    return [
+        Row(target=(item, category), history=user.life[:end][-HISTORY_LENGTH:], label=label)
+        for user in log
+        for end, targets in user.requests
+        for item, category, label in targets
+    ]
+
+
+def read(log: list[User], layout: Layout, folder: Path) -> Batch:
+    """Write the users to parquet and read them back as one batch."""
+    records = _by_user(log) if layout == "user" else _by_request(log)
+    path = folder / f"{layout}.parquet"
+    pq.write_table(pa.Table.from_pylist(records, schema=LAYOUTS[layout]), path)
+    config = DataConfig(
+        layout=layout, train=str(path), history_length=HISTORY_LENGTH, shuffle_requests=0
+    )
+    batches = list(make_dataset(config, "train", schema(layout), seed=1, rank=0, world=1))
+    assert len(batches) == 1
+    return batches[0]
+
+
+def schema(layout: Layout) -> DatasetSchema:
+    """What `schema.json` would say of the users."""
+    split = SplitInfo(
+        rows=2, requests=10, targets=20, positives=9, history_length={"mean": 4.0}, files=[]
+    )
+    return DatasetSchema(
+        source="test",
+        layout=layout,
+        seed=1,
+        protocol={},
+        tables={name: TableInfo(rows=rows, distinct=rows - 1) for name, rows in ROWS.items()},
+        splits={"train": split},
+    )
+
+
+def _by_user(log: list[User]) -> list[dict[str, object]]:
+    return [
+        {
+            "user_id": number,
+            "item": [item for item, _ in user.life],
+            "category": [category for _, category in user.life],
+            "timestamp": list(range(len(user.life))),
+            "requests": [
+                {"history_end": end, "timestamp": end, **_targets(targets)}
+                for end, targets in user.requests
+            ],
+        }
+        for number, user in enumerate(log)
+    ]
+
+
+def _by_request(log: list[User]) -> list[dict[str, object]]:
+    return [
+        {
+            "user_id": number,
+            "history_item": [item for item, _ in user.life[:end]],
+            "history_category": [category for _, category in user.life[:end]],
+            "history_timestamp": list(range(end)),
+            "timestamp": end,
+            **_targets(targets),
+        }
+        for number, user in enumerate(log)
+        for end, targets in user.requests
+    ]
+
+
+def _targets(targets: list[tuple[int, int, float]]) -> dict[str, object]:
+    names = ("item", "category", "label")
+    return {name: [target[n] for target in targets] for n, name in enumerate(names)}
+
+
+def make_task(
+    config: RankerConfig, *, l2: float = 1e-2, autocast: torch.dtype | None = None
+) -> TrainTask:
+    """An unsharded task on the CPU, all parameters drawn wide enough to matter."""
+    torch.manual_seed(7)
+    ranker = Ranker(config, rows=ROWS, history_length=HISTORY_LENGTH, device=CPU, autocast=autocast)
+    widen(ranker)
+    return TrainTask(ranker, auxiliary_weight=config.head.auxiliary_weight, l2=l2)
+
+
+def widen(module: nn.Module) -> None:
+    """Draw every parameter from N(0, 0.3^2)."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.3)
+
+
+def parameters_of(task: nn.Module) -> dict[str, Tensor]:
+    """Parameters in double precision by the ranker's names, leaves that want a gradient."""
+    return {
+        name.removeprefix("ranker."): value.detach().double().requires_grad_()
+        for name, value in task.named_parameters()
+    }
+
+
+def tables_of(
+    parameters: Mapping[str, Tensor], config: EmbeddingsConfig, use: str
+) -> dict[str, Tensor]:
+    """The three tables a space's reader takes, by feature."""
+    space = getattr(config.uses, f"{use}_history")
+    widths = getattr(config, use)
+    found = {
+        table: parameters[
+            f"embeddings.collections.{space}_{getattr(widths, table)}"
+            f".embeddings.{space}_{table}.weight"
+        ]
+        for table in ROWS
+    }
+    return {**found, "position": parameters[f"interaction.positions.tables.{space}"]}
+
+
+def tower_of(parameters: Mapping[str, Tensor], name: str, head: Head) -> Tower:
+    """A head's parameters; `name` is `head` or `auxiliary_head`."""
+    prefix = f"interaction.{name}."
+    norm = prefix + ("norm.norm." if hasattr(head.norm, "norm") else "norm.")
+    linear = [n for n, layer in enumerate(head.layers) if isinstance(layer, nn.Linear)]
+    slopes = [n for n, layer in enumerate(head.layers) if isinstance(layer, nn.PReLU)]
+    return Tower(
+        parameters.get(norm + "weight"),
+        parameters.get(norm + "bias"),
+        [
+            (
+                parameters[f"{prefix}layers.{n}.weight"],
+                parameters[f"{prefix}layers.{n}.bias"],
+            )
+            for n in linear
+        ],
+        [parameters[f"{prefix}layers.{n}.weight"] for n in slopes],
+    )
+
+
+def with_weights(batch: Batch, weight: Tensor) -> Batch:
+    """The batch with other weights of its targets."""
+    return replace(batch, weight=weight, total_weight=weight.sum())
