@@ -113,22 +113,25 @@ class Planted:
             history: category ids, oldest first, [U, L].
             end: behaviours before each request, [U, R]; later columns do not count.
         """
+        users, requests, targets = target.shape
+        cell = history + len(self.attention) * np.arange(users)[:, None]
         evidence = np.empty(target.shape)
-        # One target of one request of every user at a time: the largest array is [U, L].
-        for request, slot in np.ndindex(target.shape[1:]):
-            at = (slice(None), request, slot)
-            evidence[at] = self._one_target(target[at], history, end[:, request])
+        for request in range(requests):
+            position = end[:, request, None] - np.arange(history.shape[1])
+            recent = np.where(position > 0, np.exp(self.recency[np.maximum(position, 0)]), 0.0)
+            # A score is a term of the category plus one of the position, so that behaviours of a
+            # category can be counted together, once for all targets of the request.
+            recent = np.bincount(cell.ravel(), recent.ravel(), users * len(self.attention))
+            recent = recent.reshape(users, -1)
+            for slot in range(targets):
+                wanted = target[:, request, slot]
+                similar = self.attention[wanted] @ self.attention.T
+                # No similarity exceeds 1, so exp() stays in range without a row maximum.
+                weight = recent * np.exp(self.sharpness * (similar - 1.0))
+                vote = (weight * (self.meaning[wanted] @ self.meaning.T)).sum(axis=1)
+                total = weight.sum(axis=1)
+                evidence[:, request, slot] = vote / np.where(total > 0, total, 1.0)
         return evidence
-
-    def _one_target(self, target: np.ndarray, history: np.ndarray, end: np.ndarray) -> np.ndarray:
-        position = end[:, None] - np.arange(history.shape[1])
-        score = np.take_along_axis(self.attention[target] @ self.attention.T, history, axis=1)
-        # No score exceeds `sharpness`, so subtracting it keeps exp in range without a row maximum.
-        score = self.sharpness * (score - 1.0) + self.recency[np.maximum(position, 0)]
-        weight = np.where(position > 0, np.exp(score), 0.0)
-        match = np.take_along_axis(self.meaning[target] @ self.meaning.T, history, axis=1)
-        total = weight.sum(axis=1)
-        return np.asarray((weight * match).sum(axis=1) / np.where(total > 0, total, 1.0))
 
     def logit(self, evidence: np.ndarray) -> np.ndarray:
         """Log odds of a click, same shape as the evidence; equal cases are exactly equal.
