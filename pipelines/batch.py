@@ -6,7 +6,7 @@ Letters: R requests, T targets, N behaviours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from pipelines.ragged import ranges
+from pipelines.ragged import backward_ranges, ranges
 
 KEYS = ("history_item", "history_category", "target_item", "target_category")
 
@@ -88,6 +88,19 @@ class Requests:
     def __len__(self) -> int:
         return len(self.start)
 
+    def with_targets(self) -> Requests:
+        """The requests that have targets."""
+        keep = np.diff(self.target_offset) > 0
+        if keep.all():
+            return self
+        return replace(
+            self,
+            start=self.start[keep],
+            end=self.end[keep],
+            user=self.user[keep],
+            target_offset=np.append(self.target_offset[:-1][keep], self.target_offset[-1]),
+        )
+
     def targets_of(self, chosen: np.ndarray) -> np.ndarray:
         """Targets of each chosen request."""
         return self.target_offset[chosen + 1] - self.target_offset[chosen]
@@ -107,10 +120,7 @@ def collate(parts: list[tuple[Requests, np.ndarray]]) -> Batch:
     labels, users = [], []
     for requests, chosen in parts:
         length = requests.end[chosen] - requests.start[chosen]
-        # Newest first: the slice read backwards from its end.
-        end_of_each = np.repeat(requests.end[chosen] - 1, length)
-        number = ranges(np.zeros_like(length), length)
-        newest_first = end_of_each - number
+        newest_first = backward_ranges(requests.end[chosen], length)
         pieces["history_item"].append(requests.history_item[newest_first])
         pieces["history_category"].append(requests.history_category[newest_first])
         count = requests.targets_of(chosen)

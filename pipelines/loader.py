@@ -68,7 +68,7 @@ class DataConfig:
         """Rows of the tables.
 
         Raises:
-            ValueError: ids are checked and a table is smaller than the data needs.
+            ValueError: a table is smaller than the data, or than hashing, needs.
         """
         rows = {}
         for name, asked in (("item", self.item_rows), ("category", self.category_rows)):
@@ -78,6 +78,11 @@ class DataConfig:
                 raise ValueError(
                     f"data.{name}_rows is {asked}, the data has ids up to {needed - 1}; "
                     f"give at least {needed}, or 0 for just that, or data.ids hash"
+                )
+            if self.ids == "hash" and rows[name] < 2:
+                raise ValueError(
+                    f"data.{name}_rows is {rows[name]}; data.ids hash leaves row 0 free and needs "
+                    "at least 2"
                 )
         return rows
 
@@ -139,7 +144,10 @@ class BatchStream(Iterator[Batch]):
             multiprocessing_context="forkserver" if workers else None,
         )
         self._group, self._epochs = group, epochs
+        self._order = {**dataset.order(), "data.workers": workers}
         self._iterator: Iterator[Batch] | None = None
+        self._read_out = False
+        """This rank's share of the epoch is over; it may have to wait for other ranks."""
         self._places: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self.epoch = 0
         self.batches = 0
@@ -153,9 +161,7 @@ class BatchStream(Iterator[Batch]):
         started = time.perf_counter()
         try:
             while True:
-                if self._iterator is None:
-                    self._iterator = iter(self._loader)
-                batch = next(self._iterator, None)
+                batch = self._read()
                 readers, weight = self._vote(batch)
                 if readers:
                     batch = padding_batch() if batch is None else batch
@@ -166,9 +172,18 @@ class BatchStream(Iterator[Batch]):
                 self.epoch += 1
                 if self.epoch >= self._epochs:
                     raise StopIteration
-                self._iterator = None
+                self._iterator, self._read_out = None, False
         finally:
             self.waited_s += time.perf_counter() - started
+
+    def _read(self) -> Batch | None:
+        if self._read_out:
+            return None
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        batch = next(self._iterator, None)
+        self._read_out = batch is None
+        return batch
 
     def _vote(self, batch: Batch | None) -> tuple[int, float]:
         mine = (0.0, 0.0) if batch is None else (1.0, float(batch.total_weight))
@@ -184,6 +199,8 @@ class BatchStream(Iterator[Batch]):
             "epoch": self.epoch,
             "batches": self.batches,
             "samples": self.samples,
+            "order": self._order,
+            "read_out": self._read_out,
             "loader": self._loader.state_dict(),
         }
         if len(self._places) > _REMEMBERED_PLACES:
@@ -198,12 +215,19 @@ class BatchStream(Iterator[Batch]):
         return self._places[batches]
 
     def restore(self, place: dict[str, Any]) -> None:
-        """Go on from a place of `place_after`, in a stream that has not started."""
-        self.epoch, self.batches, self.samples = (
-            place["epoch"],
-            place["batches"],
-            place["samples"],
-        )
+        """Go on from a place of `place_after`, in a stream that has not started.
+
+        Raises:
+            ValueError: something that decides the order of the requests is not as it was.
+        """
+        for name, value in self._order.items():
+            if place["order"][name] != value:
+                raise ValueError(
+                    f"{name} is {value}, the checkpoint was written with {place['order'][name]}; "
+                    "resume with that, or start a new run"
+                )
+        self.epoch, self.batches = place["epoch"], place["batches"]
+        self.samples, self._read_out = place["samples"], place["read_out"]
         self._loader.load_state_dict(place["loader"])
         self._places[self.batches] = place
 
@@ -236,6 +260,6 @@ def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:
 
 
 def _collisions(parts: list[np.ndarray], rows: int) -> tuple[int, int]:
-    ids = np.unique(np.concatenate(parts))
+    ids = np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
     _, count = np.unique(hash_ids(ids, rows), return_counts=True)
     return len(ids), int(count[count > 1].sum())

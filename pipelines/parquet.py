@@ -63,7 +63,7 @@ def list_row_groups(pattern: str, layout: Layout) -> list[RowRange]:
         with storage.open_file(path, "rb") as stream:
             try:
                 footer = pq.ParquetFile(stream)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{path} is not a readable parquet file: {error}") from error
             check_columns(footer.schema_arrow, layout, path)
             first_row = 0
@@ -103,7 +103,7 @@ def share_of(
 
 
 def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: IdRules) -> Requests:
-    """Read some rows as requests.
+    """Read some rows as requests; those without targets teach and score nothing and are left out.
 
     Args:
         rows: which.
@@ -113,15 +113,17 @@ def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: I
 
     Raises:
         ValueError: an id outside its table, lists of unequal length, a null, a history that ends
-            beyond the life; named with file and row.
+            beyond the life; named with file and row. Or the file is damaged.
     """
     with storage.open_file(rows.path, "rb") as stream:
-        table = pq.ParquetFile(stream).read_row_group(rows.row_group, columns=_COLUMNS[layout])
+        try:
+            table = pq.ParquetFile(stream).read_row_group(rows.row_group, columns=_COLUMNS[layout])
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{rows.path} row group {rows.row_group}: {error}") from error
     table = table.slice(rows.start, rows.stop - rows.start)
     reader = _RowReader(rows, ids)
-    if layout == "user":
-        return reader.users(table, history_length)
-    return reader.requests(table, history_length)
+    read = reader.users if layout == "user" else reader.requests
+    return read(table, history_length).with_targets()
 
 
 class _RowReader:
@@ -136,7 +138,7 @@ class _RowReader:
         entries, first_request = self._list(table["requests"], "requests", every)
         owner = np.repeat(every, np.diff(first_request))
         target_item, target_category, target_offset = self._pair(entries, "item", "category", owner)
-        label = self._label(entries.field("label"), target_offset, owner)
+        label = self._label(entries, target_offset, owner)
         length = self._numbers(entries.field("history_end"), "requests.history_end", owner)
         bad = (length < 0) | (length > np.diff(life)[owner])
         if bad.any():
@@ -173,7 +175,7 @@ class _RowReader:
             target_offset=target_offset,
             target_item=target_item,
             target_category=target_category,
-            label=self._label(table["label"], target_offset, every),
+            label=self._label(table, target_offset, every),
         )
 
     def _pair(
@@ -181,24 +183,28 @@ class _RowReader:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids of items and categories, which must be equally many in every entry."""
         found = {}
-        for kind, name in (("item", item), ("category", category)):
-            column = source[name] if isinstance(source, pa.Table) else source.field(name)
+        for kind, field in (("item", item), ("category", category)):
+            column, name = _field(source, field)
             values, offsets = self._list(column, name, owner)
             numbers = self._numbers(values, name, owner, offsets)
             found[kind] = (self._to_rows(numbers, kind, name, owner, offsets), offsets)
         (items, offsets), (categories, others) = found["item"], found["category"]
-        self._same_length(offsets, others, item, category, owner)
+        names = _field(source, item)[1], _field(source, category)[1]
+        self._same_length(offsets, others, *names, owner)
         return items, categories, offsets
 
-    def _label(self, column: pa.Array, target_offset: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        values, offsets = self._list(column, "label", owner)
-        self._same_length(target_offset, offsets, "item", "label", owner)
-        label = self._numbers(values, "label", owner, offsets).astype(np.float32)
+    def _label(
+        self, source: pa.Table | pa.StructArray, target_offset: np.ndarray, owner: np.ndarray
+    ) -> np.ndarray:
+        column, name = _field(source, "label")
+        values, offsets = self._list(column, name, owner)
+        self._same_length(target_offset, offsets, _field(source, "item")[1], name, owner)
+        label = self._numbers(values, name, owner, offsets).astype(np.float32)
         bad = ~((label >= 0) & (label <= 1))
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             row = owner[np.searchsorted(offsets, at, side="right") - 1]
-            raise self._error(row, f"label is {label[at]}; it must be from 0 to 1")
+            raise self._error(row, f"{name} is {label[at]}; it must be from 0 to 1")
         return label
 
     def _list(
@@ -259,6 +265,13 @@ class _RowReader:
     def _error(self, row: int, problem: str) -> ValueError:
         number = self.rows.first_row + self.rows.start + int(row)
         return ValueError(f"{self.rows.path} row {number}: {problem}")
+
+
+def _field(source: pa.Table | pa.StructArray, name: str) -> tuple[pa.ChunkedArray | pa.Array, str]:
+    """A column, and what to call it in a message."""
+    if isinstance(source, pa.Table):
+        return source[name], name
+    return source.field(name), f"requests.{name}"
 
 
 def hash_ids(ids: np.ndarray, rows: int) -> np.ndarray:

@@ -23,3 +23,9 @@ def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Indices of many slices after each other: `start[i] .. start[i] + length[i]`."""
     before = np.cumsum(length) - length
     return np.repeat(start - before, length) + np.arange(int(length.sum()))
+
+
+def backward_ranges(end: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Indices of many slices after each other: `end[i] - 1` down to `end[i] - length[i]`."""
+    before = np.cumsum(length) - length
+    return np.repeat(end - 1 + before, length) - np.arange(int(length.sum()))

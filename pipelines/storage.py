@@ -58,7 +58,7 @@ def find(pattern: str, suffix: str = ".parquet") -> list[str]:
     folder, _, name = pattern.rpartition("/")
     if is_folder(pattern):
         found = [join(pattern, f) for f in _manager.ls(pattern) if f.endswith(suffix)]
-    elif any(mark in name for mark in "*?["):
+    elif any(mark in name for mark in "*?[") and not exists(pattern):
         names = _manager.ls(folder or ".") if is_folder(folder or ".") else []
         found = [join(folder, f) if folder else f for f in names if fnmatch.fnmatch(f, name)]
     else:

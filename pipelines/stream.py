@@ -64,18 +64,40 @@ class RequestDataset(IterableDataset[Batch]):
         self.rank, self.world = rank, world
         self.epoch = 0
         self._place = (0, 0, 0)
+        self._ended = self._loaded = False
+
+    def order(self) -> dict[str, Any]:
+        """What must not change between a state and the reader that goes on from it."""
+        return {
+            "seed": self.config.seed,
+            "data.shuffle_requests": self.config.shuffle_requests,
+            "data.layout": self.config.layout,
+            "number of row groups": len(self.groups),
+            "number of rows": sum(group.stop for group in self.groups),
+            "number of ranks": self.world,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch starts: epoch, window, its first row range, offset in it."""
-        return {"epoch": self.epoch, "place": list(self._place)}
+        return {"epoch": self.epoch, "place": list(self._place), "ended": self._ended}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.epoch = state["epoch"]
+        """Let the next pass go on where `state_dict` was taken; at an epoch's end it is empty."""
+        self.epoch, self._ended = state["epoch"], state["ended"]
         window, first_range, offset = state["place"]
         self._place = (window, first_range, offset)
+        self._loaded = True
 
     def __iter__(self) -> Iterator[Batch]:
+        # A worker that has ended is asked again when its rank resumes in the same epoch: only a
+        # pass that follows a pass, not one that follows a state, may begin the next epoch.
+        if self._ended and not self._loaded:
+            self.epoch += 1
+            self._place, self._ended = (0, 0, 0), False
+        self._loaded = False
+        return iter(()) if self._ended else self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
         ranges = self._ranges()
         number, first_range, offset = self._place
         parts: list[tuple[Requests, np.ndarray]] = []
@@ -96,8 +118,7 @@ class RequestDataset(IterableDataset[Batch]):
         if parts:
             self._place = (number, first_range, 0)
             yield collate(parts)
-        self.epoch += 1
-        self._place = (0, 0, 0)
+        self._ended = True
 
     def _ranges(self) -> list[RowRange]:
         worker = get_worker_info()

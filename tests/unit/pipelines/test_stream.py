@@ -1,0 +1,232 @@
+import math
+import tempfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.batch import Batch
+from pipelines.parquet import list_row_groups, share_of
+from pipelines.schema import Layout
+from pipelines.stream import RequestDataset, StreamConfig
+from tests.split_files import (
+    Request,
+    User,
+    draw_users,
+    expected_requests,
+    flat_batches,
+    requests_of,
+    sorted_requests,
+    stream_config,
+    write_users,
+)
+
+USERS = draw_users(40)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("split")
+    write_users(folder / "a.parquet", USERS[:25])
+    write_users(folder / "b.parquet", USERS[25:], rows_per_group=7)
+    write_users(folder / "c.parquet", [])
+    return str(folder)
+
+
+def dataset(split: str, config: StreamConfig) -> RequestDataset:
+    return RequestDataset(list_row_groups(split, config.layout), config, rank=0, world=1)
+
+
+def read_as(data: RequestDataset, worker: int, workers: int) -> list[Batch]:
+    info = SimpleNamespace(id=worker, num_workers=workers)
+    with mock.patch("pipelines.stream.get_worker_info", return_value=info):
+        return list(data)
+
+
+def same_user(number: int) -> list[User]:
+    """So many users with two requests each, of one target each."""
+    life = [1, 2]
+    return [
+        User(u, life, life, [Request(2, [50_000 + 2 * u + k], [1], [1.0]) for k in (0, 1)])
+        for u in range(number)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    ranks=st.integers(1, 4),
+    workers=st.integers(1, 3),
+    rows_per_group=st.integers(1, 9),
+    users=st.integers(0, 25),
+    shuffle=st.sampled_from([0, 1, 9, 1000]),
+    batch_size=st.sampled_from([1, 7, 64]),
+    seed=st.integers(0, 3),
+)
+def test_every_request_is_read_exactly_once_an_epoch_whatever_the_split(
+    ranks: int,
+    workers: int,
+    rows_per_group: int,
+    users: int,
+    shuffle: int,
+    batch_size: int,
+    seed: int,
+) -> None:
+    some = draw_users(users, seed=seed)
+    config = stream_config(batch_size=batch_size, shuffle_requests=shuffle, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        write_users(Path(folder) / "a.parquet", some[:7], rows_per_group=rows_per_group)
+        write_users(Path(folder) / "b.parquet", some[7:], rows_per_group=rows_per_group)
+        groups = list_row_groups(folder, "user")
+        readers = [
+            (RequestDataset(groups, config, rank=rank, world=ranks), worker)
+            for rank in range(ranks)
+            for worker in range(workers)
+        ]
+        for _ in range(3):
+            seen = [
+                request
+                for data, worker in readers
+                for request in requests_of(read_as(data, worker, workers))
+            ]
+            assert sorted_requests(seen) == expected_requests(some, 5)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 200])
+def test_shares_differ_by_at_most_one_row(split: str, shards: int) -> None:
+    groups = list_row_groups(split, "user")
+    for seed in (None, 3):
+        rows = [
+            sum(part.stop - part.start for part in share)
+            for share in (
+                share_of(groups, shard=shard, num_shards=shards, seed=seed)
+                for shard in range(shards)
+            )
+        ]
+        assert sum(rows) == 40
+        assert max(rows) - min(rows) <= 1
+
+
+def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -> None:
+    batches = list(dataset(split, stream_config(shuffle_requests=0)))
+    assert requests_of(batches) == expected_requests(USERS, 5)
+
+
+def test_the_same_seed_gives_the_same_batches_and_each_epoch_another_order(split: str) -> None:
+    data = dataset(split, stream_config())
+    epochs = [flat_batches(data) for _ in range(3)]
+    again = dataset(split, stream_config())
+    assert [flat_batches(again) for _ in range(3)] == epochs
+    other = flat_batches(dataset(split, stream_config(seed=2)))
+    orders = [str(epoch) for epoch in [*epochs, other]]
+    assert len(set(orders)) == 4
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_a_request_with_more_targets_than_a_batch_holds_comes_alone(
+    tmp_path: Path, layout: Layout
+) -> None:
+    sizes = [2, 5, 1, 2, 3, 4, 1]
+    requests, first = [], 50_000
+    for size in sizes:
+        requests.append(Request(1, list(range(first, first + size)), [1] * size, [1.0] * size))
+        first += size
+    path = write_users(tmp_path / "a.parquet", [User(1, [3], [3], requests)], layout=layout)
+    config = stream_config(layout=layout, batch_size=3, shuffle_requests=0)
+    counts = [len(batch.label) for batch in dataset(path, config)]
+    # 2 | 5 | 1 + 2 | 3 | 4 | 1 where a row is a user; a request a row gives the same.
+    assert counts == [2, 5, 3, 3, 4, 1]
+
+
+def test_batches_hold_at_most_batch_size_targets_and_no_room_for_the_next_request(
+    split: str,
+) -> None:
+    for shuffle in (0, 20):
+        batches = list(dataset(split, stream_config(shuffle_requests=shuffle)))
+        counts = [len(batch.label) for batch in batches]
+        assert max(counts) <= 8
+        fullest = max(len(request.item) for user in USERS for request in user.requests)
+        assert all(count > 8 - fullest for count in counts[:-1])
+
+
+def test_requests_of_a_user_meet_in_a_batch_no_more_often_than_by_chance(tmp_path: Path) -> None:
+    users, batch = 600, 20
+    path = write_users(tmp_path / "a.parquet", same_user(users), rows_per_group=10)
+    config = stream_config(batch_size=batch, shuffle_requests=10_000)
+    epochs = 4
+    data = dataset(path, config)
+    meetings = 0
+    for _ in range(epochs):
+        for read in data:
+            owners = Counter(user for user, *_ in requests_of([read]))
+            meetings += sum(count == 2 for count in owners.values())
+    # Of the n - 1 places for the second request, batch - 1 are in the batch of the first.
+    expected = epochs * users * (batch - 1) / (2 * users - 1)
+    assert abs(meetings - expected) < 5 * math.sqrt(expected)
+    unshuffled = dataset(path, stream_config(batch_size=batch, shuffle_requests=0))
+    assert all(len({user for user, *_ in requests_of([read])}) == 10 for read in unshuffled)
+
+
+def test_a_shuffle_window_is_no_larger_than_asked_for_plus_one_row_group(tmp_path: Path) -> None:
+    # 10 requests a row group and windows of 20: two groups are read, then shuffled together.
+    path = write_users(tmp_path / "a.parquet", same_user(30), rows_per_group=5)
+    read = requests_of(dataset(path, stream_config(shuffle_requests=20)))
+    windows = [{request[0] // 5 for request in read[at : at + 20]} for at in range(0, 60, 20)]
+    assert [len(window) for window in windows] == [2, 2, 2]
+    assert set.union(*windows) == set(range(6))
+
+
+def test_a_pass_that_follows_a_state_goes_on_and_the_one_after_is_the_next_epoch(
+    split: str,
+) -> None:
+    whole = dataset(split, stream_config())
+    batches, states = [], [whole.state_dict()]
+    for batch in whole:
+        batches.append(batch)
+        states.append(whole.state_dict())
+    first, second = flat_batches(batches), flat_batches(whole)
+    for taken, state in enumerate(states):
+        resumed = dataset(split, stream_config())
+        resumed.load_state_dict(state)
+        assert flat_batches(resumed) == first[taken:], taken
+        assert flat_batches(resumed) == second, taken
+
+
+def test_a_state_of_a_worker_that_has_ended_reads_nothing_again(split: str) -> None:
+    ended = dataset(split, stream_config())
+    first, state = flat_batches(ended), ended.state_dict()
+    resumed = dataset(split, stream_config())
+    resumed.load_state_dict(state)
+    assert flat_batches(resumed) == []
+    second = flat_batches(resumed)
+    assert second == flat_batches(ended)
+    assert second != first
+
+
+def test_empty_files_and_splits_give_no_batch(tmp_path: Path) -> None:
+    users = [User(1, [1, 2], [1, 2], []), User(2, [], [], [])]
+    for name, some in (("none", []), ("without requests", users)):
+        for shuffle in (0, 10):
+            path = write_users(tmp_path / f"{name}.parquet", some)
+            data = dataset(path, stream_config(shuffle_requests=shuffle))
+            assert list(data) == []
+            assert list(data) == []
+
+
+def test_users_without_requests_do_not_end_a_batch(tmp_path: Path) -> None:
+    quiet = User(3, [1, 2], [1, 2], [])
+    users = [quiet, quiet, *same_user(2), quiet, quiet, quiet, *same_user(4)[2:], quiet]
+    path = write_users(tmp_path / "a.parquet", users, rows_per_group=1)
+    batches = list(dataset(path, stream_config(shuffle_requests=0)))
+    assert [len(batch.label) for batch in batches] == [8]
+
+
+def test_consecutive_epochs_of_one_window_are_not_the_same_shuffle(tmp_path: Path) -> None:
+    path = write_users(tmp_path / "a.parquet", same_user(40), rows_per_group=100)
+    data = dataset(path, stream_config(shuffle_requests=100))
+    orders = [[request[3] for request in requests_of(data)] for _ in range(4)]
+    assert all(one != other for one, other in pairwise(orders))
