@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where the doctor found errors, 2 for a user's mistake.
     """
+    # Waiting OpenMP threads that spin slow a shared machine six-fold; read once, when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "doctor": _doctor,
