@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.presets import preset_fields
 from modules.ranker import Preset
 from pipelines.overlap import make_pipeline
 from pipelines.prepare.writer import DatasetWriter, user_table
 from pipelines.schema import DatasetSchema
+from trainer.arguments import parse_run, run_parser
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
@@ -145,9 +145,6 @@ def _config(
     seed: int,
 ) -> TrainConfig:
     """The run that is measured, built as the command line would."""
-    from trainer.cli import parse_run, run_parser
-
-    preset_fields(preset)
     names = ("item", "category", "position")
     widths = [
         f"--model.embeddings.{space}.{name}={width}"

@@ -8,12 +8,9 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -82,6 +79,8 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
+    from jsonargparse import set_parsing_settings
+
     from pipelines.prepare.csv_log import prepare_csv
     from pipelines.prepare.movielens import prepare_movielens
     from pipelines.prepare.summary import format_summary
@@ -97,6 +96,7 @@ def _prepare(arguments: list[str]) -> int:
         "movielens": prepare_movielens,
         "csv": prepare_csv,
     }
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="dare prepare",
         description="Turn a log into train/, val/, test/ and schema.json. "
@@ -117,47 +117,9 @@ def _prepare(arguments: list[str]) -> int:
     return 0
 
 
-def run_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser of a whole training config, with files and dotted overrides."""
-    from trainer.config import TrainConfig
-
-    parser = ArgumentParser(prog=prog, description=description)
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="YAML file of a run, such as launch/recipes/synthetic_dare.yaml; options after it win",
-    )
-    parser.add_class_arguments(TrainConfig)
-    return parser
-
-
-def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
-    """Read a run's config; a preset's fields count unless they are given.
-
-    Args:
-        parser: of `run_parser`.
-        arguments: of the command line.
-
-    Returns:
-        The config, its YAML with every field resolved, and all that was parsed.
-
-    Raises:
-        ValueError: a field has a value it does not take.
-    """
-    from modules.presets import preset_fields
-    from trainer.config import TrainConfig
-
-    preset = parser.parse_args(arguments).model.preset
-    parser.set_defaults({f"model.{name}": v for name, v in preset_fields(preset).items()})
-    parsed = parser.parse_args(arguments)
-    names = TrainConfig.__dataclass_fields__
-    values = parser.instantiate_classes(parsed)
-    config = TrainConfig(**{name: values[name] for name in names})
-    only_config = Namespace({name: parsed[name] for name in names})  # type: ignore[no-untyped-call]
-    return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
-
-
 def _train(arguments: list[str]) -> int:
+    from trainer.arguments import parse_run, run_parser
+
     parser = run_parser(
         "dare train",
         "Train, evaluate and report. Under torchrun: "
@@ -208,6 +170,8 @@ def _claim_folder(
 
 
 def _evaluate(arguments: list[str]) -> int:
+    from trainer.arguments import parse_run, run_parser
+
     parser = run_parser(
         "dare evaluate",
         "Score a split with a checkpoint of a run; give the config.yaml of the run's folder.",

@@ -1,0 +1,46 @@
+"""A run's config from YAML files and dotted options; the parser is jsonargparse's."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from modules.presets import preset_fields
+from trainer.config import TrainConfig
+
+# The strings under the fields of our configs are their help.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def run_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser of a whole training config, with files and dotted overrides."""
+    parser = ArgumentParser(prog=prog, description=description)
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file of a run, such as launch/recipes/synthetic_dare.yaml; options after it win",
+    )
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
+    """Read a run's config; a preset's fields count unless they are given.
+
+    Args:
+        parser: of `run_parser`.
+        arguments: of the command line.
+
+    Returns:
+        The config, its YAML with every field resolved, and all that was parsed.
+
+    Raises:
+        ValueError: a field has a value it does not take.
+    """
+    preset = parser.parse_args(arguments).model.preset
+    parser.set_defaults({f"model.{name}": v for name, v in preset_fields(preset).items()})
+    parsed = parser.parse_args(arguments)
+    names = TrainConfig.__dataclass_fields__
+    values = parser.instantiate_classes(parsed)
+    config = TrainConfig(**{name: values[name] for name in names})
+    only_config = Namespace({name: parsed[name] for name in names})  # type: ignore[no-untyped-call]
+    return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
