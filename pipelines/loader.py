@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any, Literal
 
 import numpy as np
@@ -141,7 +143,7 @@ class BatchStream(Iterator[Batch]):
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            multiprocessing_context="forkserver" if workers else None,
+            multiprocessing_context=_forkserver() if workers else None,
         )
         self._group, self._epochs = group, epochs
         self._order = {**dataset.order(), "data.workers": workers}
@@ -230,6 +232,16 @@ class BatchStream(Iterator[Batch]):
         self.samples, self._read_out = place["samples"], place["read_out"]
         self._loader.load_state_dict(place["loader"])
         self._places[self.batches] = place
+
+
+def _forkserver() -> BaseContext:
+    """Workers by fork from a small server, not from a process with GPU threads.
+
+    The server imports the reader once; otherwise each worker would spend seconds on it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.stream"])
+    return context
 
 
 def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:

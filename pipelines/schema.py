@@ -152,16 +152,18 @@ def check_columns(found: pa.Schema, layout: Layout, path: str) -> None:
         ValueError: a column is missing or has another type. Names of list elements and integer
             widths of list values do not matter; extra columns are ignored.
     """
+    missing = [name for name in LAYOUTS[layout].names if name not in found.names]
+    if missing:
+        fitting = [other for other in LAYOUTS if set(LAYOUTS[other].names) <= set(found.names)]
+        raise ValueError(
+            f"{path} has no column {missing[0]}, which data.layout {layout} needs; "
+            f"it has {', '.join(found.names)}"
+            + "".join(f"; that is data.layout {other}" for other in fitting)
+        )
     for wanted in LAYOUTS[layout]:
-        position = found.get_field_index(wanted.name)
-        if position < 0:
+        if not _same_type(found.field(wanted.name).type, wanted.type):
             raise ValueError(
-                f"{path} has no column {wanted.name}, which data.layout {layout} needs; "
-                f"it has {', '.join(found.names)}"
-            )
-        if not _same_type(found.field(position).type, wanted.type):
-            raise ValueError(
-                f"{path}: column {wanted.name} is {found.field(position).type}, "
+                f"{path}: column {wanted.name} is {found.field(wanted.name).type}, "
                 f"data.layout {layout} needs {wanted.type}"
             )
 

@@ -1,0 +1,92 @@
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from pipelines.loader import BatchStream
+from pipelines.parquet import RowRange, list_row_groups
+from pipelines.stream import RequestDataset
+from tests.ranks import run_on_ranks
+from tests.split_files import (
+    User,
+    draw_users,
+    expected_requests,
+    flat_batch,
+    requests_of,
+    sorted_requests,
+    stream_config,
+    write_users,
+)
+
+EPOCHS = 2
+
+
+def users_of(world: int) -> list[User]:
+    """Users enough for all but one rank, the last of them with most of the requests."""
+    light = [user for user in draw_users(200, seed=2) if len(user.requests) == 1]
+    heavy = [user for user in draw_users(200, seed=3) if len(user.requests) == 4]
+    return [*light[: 4 * (world - 2)], *heavy[:4]]
+
+
+def open_stream(groups: list[RowRange], rank: int, world: int) -> BatchStream:
+    # In the order of the files, so that the shares stay as unequal as these are.
+    config = stream_config(batch_size=6, shuffle_requests=0)
+    dataset = RequestDataset(groups, config, rank=rank, world=world)
+    group = dist.group.WORLD
+    return BatchStream(dataset, workers=0, epochs=EPOCHS, group=group, pin_memory=False)
+
+
+def gather(mine: Any, world: int) -> list[Any]:
+    every: list[Any] = [None] * world
+    dist.all_gather_object(every, mine)
+    return every
+
+
+def check_stream(folder: str, world: int, rank: int) -> None:
+    # Rank 0 has no data at all; the others share the rows.
+    groups = list_row_groups(folder, "user")
+    if rank == 0:
+        groups = []
+    stream = open_stream(groups, max(rank - 1, 0), max(world - 1, 1))
+    batches, places = [], []
+    for batch in stream:
+        batches.append(batch)
+        places.append(json.loads(json.dumps(stream.place_after(stream.batches))))
+
+    counts = gather(len(batches), world)
+    assert len(set(counts)) == 1, counts
+    own = gather([float(batch.weight.sum()) for batch in batches], world)
+    totals = gather([float(batch.total_weight) for batch in batches], world)
+    assert totals == [[sum(step) for step in zip(*own, strict=True)]] * world
+    assert min(totals[0]) > 0
+    assert own[0] == [0.0] * len(batches)
+    assert all(batch.num_behaviours == 0 for batch in batches if not batch.weight.any())
+    if world > 2:
+        assert 0.0 in own[1], "rank 1 has little data and pads while the last rank reads on"
+
+    users = users_of(world)
+    half = [sum(place["epoch"] == epoch for place in places) for epoch in range(EPOCHS)]
+    for first, last in ((0, half[0]), (half[0], sum(half))):
+        seen = gather(requests_of(batches[first:last]), world)
+        every = [request for part in seen for request in part]
+        assert sorted_requests(every) == sorted_requests(expected_requests(users, 5))
+    assert stream.samples == sum(totals[0])
+
+    whole = [flat_batch(batch) for batch in batches]
+    for given in range(1, len(whole) + 1):
+        resumed = open_stream(groups, max(rank - 1, 0), max(world - 1, 1))
+        resumed.restore(places[given - 1])
+        assert [flat_batch(batch) for batch in resumed] == whole[given:], given
+        assert resumed.samples == stream.samples
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_with_unequal_shares_stay_in_step_and_resume_after_any_batch(
+    tmp_path: Path, world: int
+) -> None:
+    write_users(tmp_path / "a.parquet", users_of(world))
+    run_on_ranks(world, functools.partial(check_stream, str(tmp_path), world))

@@ -1,0 +1,137 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.schema import (
+    LAYOUTS,
+    DatasetSchema,
+    FileInfo,
+    Layout,
+    SplitInfo,
+    TableInfo,
+    check_columns,
+    load_schema,
+)
+
+SPLIT = SplitInfo(
+    rows=2,
+    requests=3,
+    targets=4,
+    positives=1,
+    history_length={"mean": 1.5, "max": 2.0},
+    files=[FileInfo(path="train/part-00000.parquet", rows=2, sha256="ab")],
+)
+SCHEMA = DatasetSchema(
+    source="test",
+    layout="user",
+    seed=3,
+    protocol={"years": [2014, 2015]},
+    tables={"item": TableInfo(rows=10, distinct=7)},
+    splits={"train": SPLIT},
+    counts={"dropped": {"short": 3}},
+    oracle={"val": 0.75},
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = str(tmp_path / "schema.json")
+    SCHEMA.save(path)
+    assert load_schema(path) == SCHEMA
+
+
+def without_rows(raw: dict[str, Any]) -> None:
+    del raw["splits"]["train"]["rows"]
+
+
+def with_something_more(raw: dict[str, Any]) -> None:
+    raw["colour"] = "blue"
+
+
+def with_tables_as_a_list(raw: dict[str, Any]) -> None:
+    raw["tables"] = [1, 2]
+
+
+@pytest.mark.parametrize("damage", [without_rows, with_something_more, with_tables_as_a_list])
+def test_a_damaged_schema_is_named(tmp_path: Path, damage: Any) -> None:
+    raw = dataclasses.asdict(SCHEMA)
+    damage(raw)
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=r"data\.schema: .*schema\.json is damaged: "):
+        load_schema(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"format": 1', r"is not JSON"),
+        ('{"format": 2}', r"has format 2; this version reads format 1"),
+        ("{}", r"has format None; this version reads format 1"),
+        ("[1]", r"has format list; this version reads format 1"),
+    ],
+)
+def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"data\.schema: .*schema\.json {problem}"):
+        load_schema(str(path))
+
+
+def test_a_schema_that_is_not_there_says_what_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"schema\.json, which is not there; `dare prepare`"):
+        load_schema(str(tmp_path / "schema.json"))
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_every_missing_column_is_noticed(layout: Layout) -> None:
+    whole = LAYOUTS[layout]
+    check_columns(whole.append(pa.field("region", pa.string())), layout, "a.parquet")
+    for position, name in enumerate(whole.names):
+        with pytest.raises(ValueError, match=rf"^a\.parquet has no column {name}, which data"):
+            check_columns(whole.remove(position), layout, "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("layout", "column", "other"),
+    [
+        ("user", "user_id", pa.string()),
+        ("user", "item", pa.int64()),
+        ("user", "category", pa.list_(pa.string())),
+        ("user", "item", pa.list_(pa.float64())),
+        ("user", "requests", pa.list_(pa.int64())),
+        ("user", "requests", pa.list_(pa.struct([("history_end", pa.int32())]))),
+        ("request", "history_item", pa.list_(pa.list_(pa.int64()))),
+        ("request", "label", pa.list_(pa.bool_())),
+        ("request", "label", pa.float32()),
+        ("request", "timestamp", pa.timestamp("s")),
+    ],
+)
+def test_another_type_is_named_with_the_right_one(
+    layout: Layout, column: str, other: pa.DataType
+) -> None:
+    whole = LAYOUTS[layout]
+    changed = whole.set(whole.get_field_index(column), pa.field(column, other))
+    with pytest.raises(ValueError, match=rf"^a\.parquet: column {column} is .* needs ") as caught:
+        check_columns(changed, layout, "a.parquet")
+    assert str(other) in str(caught.value)
+
+
+def test_integer_widths_list_sizes_and_element_names_do_not_matter() -> None:
+    names = pa.list_(pa.field("element", pa.int32()))
+    types = {
+        "history_item": names,
+        "item": pa.large_list(pa.uint16()),
+        "label": pa.list_(pa.float64()),
+        "user_id": pa.int32(),
+    }
+    check_columns(
+        pa.schema(
+            [(field.name, types.get(field.name, field.type)) for field in LAYOUTS["request"]]
+        ),
+        "request",
+        "a.parquet",
+    )
