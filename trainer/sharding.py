@@ -15,7 +15,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec import EmbeddingCollection
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
@@ -221,11 +221,25 @@ def _draw(
         done += take
 
 
+def table_kernels(model: nn.Module) -> list[SplitTableBatchedEmbeddingBagsCodegen]:
+    """The kernels that hold this rank's tables.
+
+    TorchRec 1.6 to 1.8 keeps its lookups in a plain list, where `modules()` does not see them.
+    """
+    return [
+        kernel
+        for collection in model.modules()
+        if isinstance(collection, ShardedEmbeddingCollection)
+        for lookup in collection._lookups
+        for kernel in lookup.modules()
+        if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen)
+    ]
+
+
 def set_optimizer_step(model: nn.Module, step: int) -> None:
     """Tell the tables' fused optimizers how many steps they have taken; Adam corrects by it."""
-    for module in model.modules():
-        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen):
-            module.set_optimizer_step(step)
+    for kernel in table_kernels(model):
+        kernel.set_optimizer_step(step)
 
 
 def plan_rows(plan: ShardingPlan) -> list[dict[str, str | int | float]]:

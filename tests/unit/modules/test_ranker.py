@@ -1,0 +1,154 @@
+"""Presets, starting values, and which space each use of an embedding reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.head import HeadConfig, head_input
+from modules.presets import PRESETS, preset_fields
+from modules.ranker import InitConfig, Ranker, RankerConfig
+from tests.small import CPU, DARE, ROWS, SHARED, TWIN
+from trainer.arguments import parse_run, run_parser
+
+
+def make_ranker(embeddings: EmbeddingsConfig, *, blanket: bool = False) -> Ranker:
+    torch.manual_seed(1)
+    config = RankerConfig(embeddings=embeddings, init=InitConfig(released_blanket=blanket))
+    return Ranker(config, rows=ROWS, history_length=9, device=CPU)
+
+
+def table_names(ranker: Ranker) -> set[str]:
+    return {
+        table.name
+        for collection in ranker.embeddings.collections.values()
+        for table in collection.embedding_configs()
+    }
+
+
+def test_dare_has_two_tables_a_feature_and_twin_one() -> None:
+    assert table_names(make_ranker(DARE)) == {
+        "attention_item",
+        "attention_category",
+        "representation_item",
+        "representation_category",
+    }
+    assert table_names(make_ranker(TWIN)) == {"shared_item", "shared_category"}
+    assert len(make_ranker(DARE).interaction.positions.tables) == 2
+    assert len(make_ranker(TWIN).interaction.positions.tables) == 1
+
+
+def test_four_spaces_read_one_side_each() -> None:
+    uses = UsesConfig(
+        attention_target="a",
+        attention_history="b",
+        representation_target="c",
+        representation_history="d",
+    )
+    config = EmbeddingsConfig(uses=uses)
+    assert {space: config.readers(space) for space in "abcd"} == {
+        "a": ["target"],
+        "b": ["history"],
+        "c": ["target"],
+        "d": ["history"],
+    }
+    assert len(table_names(make_ranker(config))) == 8
+
+
+def parse(*arguments: str) -> RankerConfig:
+    return parse_run(run_parser("dare train", ""), list(arguments))[0].model
+
+
+def test_the_default_is_dare_and_twin_shares_all_four_uses() -> None:
+    assert parse().embeddings.uses == UsesConfig()
+    assert parse("--model.preset=twin").embeddings.uses == SHARED
+    assert parse("--model.preset=dare").embeddings.uses == UsesConfig()
+
+
+def test_a_given_field_wins_over_the_preset() -> None:
+    uses = parse(
+        "--model.preset=twin", "--model.embeddings.uses.attention_target=mine"
+    ).embeddings.uses
+    assert uses.attention_target == "mine"
+    assert uses.attention_history == "shared"
+    first = parse("--model.embeddings.uses.attention_target=mine", "--model.preset=twin")
+    assert first.embeddings.uses == uses
+
+
+def test_an_unknown_preset_is_an_error_that_names_the_known() -> None:
+    with pytest.raises(ValueError, match=r"model\.preset is 'sim'; presets are dare, twin"):
+        preset_fields("sim")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_builds(preset: str) -> None:
+    config = parse(f"--model.preset={preset}")
+    ranker = Ranker(config, rows=ROWS, history_length=9, device=CPU)
+    assert {config.embeddings.space("attention_target")} <= set(config.embeddings.spaces())
+    assert len(table_names(ranker)) == 2 * len(config.embeddings.spaces())
+
+
+def test_starting_values_are_small_weights_and_neutral_norms() -> None:
+    interaction = make_ranker(DARE).interaction
+    linear = interaction.head.layers[0].weight
+    assert linear.std().item() == pytest.approx(0.01, rel=0.05)
+    assert abs(linear.mean().item()) < 1e-3
+    for table in interaction.positions.tables.values():
+        assert table.std().item() == pytest.approx(0.01, rel=0.4)
+        assert table.ne(0).all()
+    assert interaction.head.norm.weight.eq(1).all()
+    assert interaction.head.norm.bias.eq(0).all()
+    assert interaction.head.layers[1].weight.tolist() == pytest.approx([0.1])
+
+
+def test_the_released_blanket_draws_norms_and_slopes_too() -> None:
+    interaction = make_ranker(DARE, blanket=True).interaction
+    gain = interaction.head.norm.weight
+    assert 0 < gain.abs().max().item() < 0.06
+    assert interaction.head.layers[1].weight.abs().item() < 0.06
+    assert interaction.head.norm.bias.eq(0).all()
+    sane = make_ranker(DARE).interaction.head.layers[0].bias
+    assert interaction.head.layers[0].bias.abs().max() <= sane.abs().max() * 2
+
+
+def test_a_shared_space_of_two_widths_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"space shared is shared .* widths differ"):
+        EmbeddingsConfig(uses=SHARED, attention=WidthsConfig(item=8))
+
+
+def test_a_space_name_that_is_no_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"uses\.attention_target is 'a b'"):
+        EmbeddingsConfig(uses=UsesConfig(attention_target="a b"))
+
+
+@pytest.mark.parametrize("width", [0, 2, 6, -4])
+def test_table_widths_are_multiples_of_four(width: int) -> None:
+    with pytest.raises(ValueError, match=f"item width is {width}; .*multiple of 4"):
+        WidthsConfig(item=width)
+
+
+def test_a_negative_position_width_is_an_error() -> None:
+    with pytest.raises(ValueError, match="position width is -1"):
+        WidthsConfig(position=-1)
+
+
+def test_head_settings_that_make_no_network_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"model\.head\.hidden is \(8, 0\)"):
+        HeadConfig(hidden=(8, 0))
+    with pytest.raises(ValueError, match=r"auxiliary_weight is -1"):
+        HeadConfig(auxiliary_weight=-1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ("target_history_product", [2, 3, 5, 7, 10, 21]),
+        ("target_product", [2, 3, 10, 21]),
+        ("target_history", [2, 3, 5, 7]),
+        ("product", [10, 21]),
+    ],
+)
+def test_the_head_sees_target_history_and_product(inputs, expected) -> None:
+    seen = head_input(torch.tensor([[2.0, 3.0]]), torch.tensor([[5.0, 7.0]]), inputs)
+    assert seen.tolist() == [expected]

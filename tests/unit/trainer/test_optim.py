@@ -1,0 +1,168 @@
+"""Schedules by hand, and that rates and clipping reach what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from modules.ranker import RankerConfig
+from tests import small
+from trainer.distributed import RunContext, run_context
+from trainer.optim import (
+    DenseOptimizerConfig,
+    OptimConfig,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+    make_optimizers,
+)
+from trainer.sharding import ShardingConfig, make_plan, set_optimizer_step, shard, table_kernels
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (ScheduleConfig(), [1, 1, 1, 1, 1, 1, 1]),
+        (ScheduleConfig(warmup_steps=4), [0.25, 0.5, 0.75, 1, 1, 1, 1]),
+        (ScheduleConfig(decay="linear", decay_steps=4), [1, 0.75, 0.5, 0.25, 0, 0, 0]),
+        (
+            ScheduleConfig(warmup_steps=2, decay="linear", decay_steps=2, final_factor=0.5),
+            [0.5, 1, 1, 0.75, 0.5, 0.5, 0.5],
+        ),
+        (
+            ScheduleConfig(decay="cosine", decay_steps=4, final_factor=0.2),
+            [1, 0.2 + 0.8 * (2 + 2**0.5) / 4, 0.6, 0.2 + 0.8 * (2 - 2**0.5) / 4, 0.2, 0.2, 0.2],
+        ),
+    ],
+)
+def test_the_factor_follows_the_schedule(schedule: ScheduleConfig, expected: list[float]) -> None:
+    assert [schedule.factor(step) for step in range(7)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"decay": "cosine"}, "decay is cosine, decay_steps 0"),
+        ({"final_factor": 1.5}, "final_factor is 1.5"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_an_error(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScheduleConfig(**options)
+
+
+@pytest.fixture
+def context() -> Iterator[RunContext]:
+    with run_context() as found:
+        yield found
+
+
+def make_model(context: RunContext, sparse: SparseOptimizerConfig) -> DistributedModelParallel:
+    task = small.make_task(RankerConfig(embeddings=small.DARE), l2=0.0)
+    features = ("history_item", "history_category", "target_item", "target_category")
+    plan = make_plan(
+        task,
+        context,
+        ShardingConfig(),
+        fused_params=sparse.fused_params(),
+        pooling=dict.fromkeys(features, 4.0),
+        batch_size=10,
+    )
+    return shard(task, context, plan, fused_params=sparse.fused_params())
+
+
+def tables(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
+    return {
+        name: value.local_shards()[0].tensor.clone()
+        for name, value in model.state_dict().items()
+        if "embeddings" in name
+    }
+
+
+@pytest.mark.parametrize("name", ["sgd", "rowwise_adagrad", "adam", "partial_rowwise_adam"])
+def test_rates_reach_the_fused_kernels_and_the_dense_optimizer(name, context: RunContext) -> None:
+    config = OptimConfig(
+        sparse=SparseOptimizerConfig(name=name, learning_rate=0.4),
+        dense=DenseOptimizerConfig(learning_rate=0.2),
+        schedule=ScheduleConfig(warmup_steps=4),
+    )
+    model = make_model(context, config.sparse)
+    optimizers = make_optimizers(model, config)
+    assert optimizers.set_learning_rates(1) == pytest.approx({"sparse": 0.2, "dense": 0.1})
+    optimizers.combined.zero_grad()
+    rates = [kernel.get_learning_rate() for kernel in table_kernels(model)]
+    assert len(rates) == 4
+    assert rates == pytest.approx([0.2] * 4)
+    assert [group["lr"] for group in optimizers.dense.param_groups] == pytest.approx([0.1])
+
+
+def test_a_resumed_step_number_reaches_every_table(context: RunContext, tmp_path: Path) -> None:
+    """Adam corrects its moments by it: a first step from 0 moves each number by the rate."""
+    sparse = SparseOptimizerConfig(name="adam", learning_rate=0.1, eps=1e-12)
+    batch = small.read(small.users(), "user", tmp_path)
+    moves = {}
+    for step in (0, 9):
+        model = make_model(context, sparse)
+        before = tables(model)
+        set_optimizer_step(model, step)
+        model(batch)[0].backward()
+        assert [int(kernel.iter) for kernel in table_kernels(model)] == [step + 1] * 4
+        moves[step] = {name: (table - before[name]).abs() for name, table in tables(model).items()}
+    # After n steps m = 0.1 g and v = 0.001 g^2 are divided by 1 - 0.9^n and 1 - 0.999^n.
+    late = 0.1 * (0.1 / (1 - 0.9**10)) / (0.001 / (1 - 0.999**10)) ** 0.5
+    for name, first in moves[0].items():
+        assert first.max().item() == pytest.approx(0.1, rel=1e-3)
+        assert moves[9][name].max().item() == pytest.approx(late, rel=1e-3)
+
+
+def test_a_rate_of_zero_moves_nothing_and_a_rate_moves_everything_dense(
+    context: RunContext, tmp_path: Path
+) -> None:
+    config = OptimConfig(
+        sparse=SparseOptimizerConfig(name="sgd", learning_rate=1.0),
+        dense=DenseOptimizerConfig(name="sgd", learning_rate=1.0),
+        schedule=ScheduleConfig(decay="linear", decay_steps=2),
+    )
+    model = make_model(context, config.sparse)
+    optimizers = make_optimizers(model, config)
+    batch = small.read(small.users(), "user", tmp_path)
+    for step, moves in ((2, False), (1, True)):
+        before = tables(model)
+        dense = {name: value.detach().clone() for name, value in model.named_parameters()}
+        optimizers.set_learning_rates(step)
+        optimizers.combined.zero_grad()
+        model(batch)[0].backward()
+        optimizers.combined.step()
+        for name, table in tables(model).items():
+            assert torch.equal(table, before[name]) is not moves, name
+        for name, value in model.named_parameters():
+            if "interaction" in name:
+                assert torch.equal(value, dense[name]) is not moves, name
+
+
+def test_dense_gradients_are_clipped_together(context: RunContext, tmp_path: Path) -> None:
+    batch = small.read(small.users(), "user", tmp_path)
+    steps = {}
+    for clip_norm in (0.0, 0.01, 1e6):
+        config = OptimConfig(
+            sparse=SparseOptimizerConfig(name="sgd", learning_rate=0.0),
+            dense=DenseOptimizerConfig(name="sgd", learning_rate=1.0, clip_norm=clip_norm),
+        )
+        model = make_model(context, config.sparse)
+        optimizers = make_optimizers(model, config)
+        dense = [value for name, value in model.named_parameters() if "interaction" in name]
+        before = [value.detach().clone() for value in dense]
+        optimizers.combined.zero_grad()
+        model(batch)[0].backward()
+        optimizers.combined.step()
+        moved = [old - new.detach() for old, new in zip(before, dense, strict=True)]
+        steps[clip_norm] = torch.cat([part.flatten() for part in moved])
+    full, clipped = steps[0.0], steps[0.01]
+    assert full.norm() > 0.1
+    assert clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(clipped, full * (0.01 / full.norm()), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(steps[1e6], full)
