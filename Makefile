@@ -28,7 +28,7 @@ data/synthetic/schema.json: $(STAMP)
 	$(BIN)/dare prepare synthetic --out data/synthetic
 
 train: data/synthetic/schema.json
-	$(BIN)/dare train --config launch/recipes/synthetic_dare.yaml --overwrite true
+	$(BIN)/dare train --config launch/recipes/synthetic_dare.yaml --overwrite
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

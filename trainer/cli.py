@@ -112,7 +112,7 @@ def _prepare(arguments: list[str]) -> int:
     configure_logging(0)
     chosen = parser.instantiate_classes(parsed)[parsed.source]
     schema = sources[parsed.source](**_values(chosen))
-    print(format_summary(schema), file=sys.stderr)
+    print(format_summary(schema, chosen.out), file=sys.stderr)
     print(Path(chosen.out) / "schema.json")
     return 0
 

@@ -5,30 +5,36 @@ from __future__ import annotations
 from pipelines import storage
 from pipelines.schema import DatasetSchema
 
-_RECIPES = {"taobao": "taobao_dare", "tmall": "tmall_dare"}
+# The recipe of each source; a CSV log trains with the paper's setting for Taobao.
+_RECIPES = {"csv": "taobao_dare"}
 
 
-def format_summary(schema: DatasetSchema) -> str:
+def format_summary(schema: DatasetSchema, out: str) -> str:
     """What was read, kept and dropped, what the splits hold, where they are, and what to type next.
 
     Args:
         schema: what a `prepare_*` function returned.
+        out: the folder it wrote to.
     """
-    out = str(schema.protocol.get("out", "."))
-    blocks = [_rows(schema), _splits(schema), _tables(schema)]
-    data = " ".join(
-        f"--data.{split} {storage.join(out, split)}" for split in ("train", "val", "test")
-    )
-    recipe = _RECIPES.get(schema.source, "taobao_dare")
+    blocks = [_rows(schema, out)] if "read" in schema.counts else []
+    blocks += [_splits(schema), _tables(schema)]
+    if schema.oracle:
+        known = (f"{name} {schema.oracle[name]:.5f}" for name in schema.splits)
+        blocks.append("best possible AUC  " + "  ".join(known))
+    recipe = _RECIPES.get(schema.source, f"{schema.source}_dare")
+    command = f"dare train --config launch/recipes/{recipe}.yaml"
+    if (out, schema.layout) != (f"data/{schema.source}", "user"):
+        command += (
+            f" --data.layout {schema.layout} --data.schema {storage.join(out, 'schema.json')}"
+        )
+        command += "".join(f" --data.{split} {storage.join(out, split)}" for split in schema.splits)
     blocks.append(
-        f"data        {out} ({schema.layout} layout, seed {schema.seed})\n"
-        f"next        dare train --config launch/recipes/{recipe}.yaml {data} "
-        f"--data.schema {storage.join(out, 'schema.json')} --data.layout {schema.layout}"
+        f"data        {out} ({schema.layout} layout, seed {schema.seed})\nnext        {command}"
     )
     return "\n\n".join(blocks)
 
 
-def _rows(schema: DatasetSchema) -> str:
+def _rows(schema: DatasetSchema, out: str) -> str:
     counts = schema.counts
     read = counts["read"]
     lines = [f"{'rows read':<36}{read:>15,}"]
@@ -47,8 +53,7 @@ def _rows(schema: DatasetSchema) -> str:
     }.items():
         lines.append(f"{label:<36}{counts[name]:>15,}")
     if counts["dropped"].get("damaged"):
-        path = storage.join(str(schema.protocol.get("out", ".")), "quarantine.csv")
-        lines.append(f"damaged rows are in {path}")
+        lines.append(f"damaged rows are in {storage.join(out, 'quarantine.csv')}")
     return "\n".join(lines)
 
 
