@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from pipelines.batch import Batch
 from pipelines.parquet import IdRules
@@ -54,8 +55,8 @@ def draw_users(count: int, *, seed: int = 0, most_requests: int = 4) -> list[Use
                 )
             )
             next_item += targets
-        ids = [random.integers(1, size, life).tolist() for size in (40_000, 50)]
-        users.append(User(user_id, *ids, requests))
+        item, category = (random.integers(1, size, life).tolist() for size in (40_000, 50))
+        users.append(User(user_id, item, category, requests))
     return users
 
 
@@ -107,7 +108,7 @@ def requests_of(batches: Iterable[Batch]) -> list[Seen]:
     seen: list[Seen] = []
     for batch in batches:
         cut = {
-            key: list(batch.features[key].values().split(batch.features[key].lengths().tolist()))
+            key: torch.split(batch.features[key].values(), batch.features[key].lengths().tolist())
             for key in batch.features.keys()  # noqa: SIM118 - not a dict
         }
         first = 0
