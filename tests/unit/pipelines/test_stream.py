@@ -230,3 +230,12 @@ def test_consecutive_epochs_of_one_window_are_not_the_same_shuffle(tmp_path: Pat
     data = dataset(path, stream_config(shuffle_requests=100))
     orders = [[request[3] for request in requests_of(data)] for _ in range(4)]
     assert all(one != other for one, other in pairwise(orders))
+
+
+def test_row_groups_come_in_another_order_each_epoch(tmp_path: Path) -> None:
+    # Windows of a row group, a row group a user: the order of users is that of the row groups.
+    path = write_users(tmp_path / "a.parquet", same_user(20), rows_per_group=1)
+    data = dataset(path, stream_config(shuffle_requests=1))
+    orders = [[request[0] for request in requests_of(data)][::2] for _ in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert all(one != other for one, other in pairwise([list(range(20)), *orders]))
