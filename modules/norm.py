@@ -11,6 +11,9 @@ from torch import Tensor, nn
 NormKind = Literal["batch", "batch_all_ranks", "layer", "none"]
 EvaluationStatistics = Literal["running", "batch"]
 
+_CONSTANT = 1e-9
+"""Variance over squared mean up to which a column is constant: rounding of float32 leaves 1e-13."""
+
 
 class _SumOverRanks(torch.autograd.Function):
     """All-reduce whose gradient is the all-reduce of the gradients."""
@@ -72,7 +75,12 @@ class BatchNorm(nn.Module):
         if self.training:
             self._remember(mean_D.detach(), variance_D.detach(), count)
         scale_D = self.weight * torch.rsqrt(variance_D + self.eps)
-        # Centred first: a constant column, such as the target's position, has a scale of 316.
+        if not self.training and self.evaluation == "running":
+            # In training a column that is the same for all targets (the target's position) becomes
+            # 0. Its running mean lags behind a moving value, and a scale of 316 would show it.
+            constant_D = variance_D <= _CONSTANT * mean_D.square()
+            scale_D = scale_D.masked_fill(constant_D, 0.0)
+        # Centred first, for the rounding of such a column in training.
         return (value_TD - mean_D) * scale_D + self.bias
 
     def _statistics(self, value_TD: Tensor, counts_T1: Tensor) -> tuple[Tensor, Tensor, Tensor]:

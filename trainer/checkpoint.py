@@ -108,7 +108,7 @@ class Checkpoints:
                 known[alias] = entry[0]
         if name not in known:
             raise ValueError(
-                f"--checkpoint is {name}; {self.folder} has {', '.join(known) or 'none'}"
+                f"--at is {name}; {self.folder} has {', '.join(known) or 'none'}"
             )
         return known[name]
 

@@ -178,8 +178,9 @@ def _evaluate(arguments: list[str]) -> int:
     )
     parser.add_argument("--split", choices=["val", "test", "train"], default="test", help="which")
     parser.add_argument(
-        "--checkpoint",
+        "--at",
         default="best",
+        metavar="CHECKPOINT",
         help="`best` by validation AUC, `last`, or the name of a checkpoint's folder",
     )
     config, text, parsed = parse_run(parser, arguments)
@@ -189,7 +190,7 @@ def _evaluate(arguments: list[str]) -> int:
 
     with run_context() as context:
         configure_logging(context.rank)
-        result = Trainer(config, context, text).score(parsed.split, parsed.checkpoint)
+        result = Trainer(config, context, text).score(parsed.split, parsed.at)
         if context.is_main:
             print(json.dumps(result))
     return 0

@@ -95,3 +95,15 @@ def test_layer_norm_equals_pytorchs_and_ignores_what_counts() -> None:
 def test_no_norm_changes_nothing() -> None:
     value = values(5, 2)
     assert make_norm("none", WIDTH, "running")(value, torch.ones(2, dtype=torch.bool)) is value
+
+
+def test_a_column_that_never_varies_is_zero_in_evaluation_as_in_training():
+    norm = make_norm("batch", 2, "running")
+    for step in range(400):
+        constant = torch.full((8, 1), 0.3 + 0.001 * step)
+        norm(torch.cat([constant, torch.randn(8, 1)], dim=1), torch.ones(8, dtype=torch.bool))
+    norm.eval()
+    ahead = torch.tensor([[0.75, 1.0]])
+    output = norm(ahead, torch.ones(1, dtype=torch.bool))
+    assert output[0, 0] == 0
+    assert 0.5 < output[0, 1] < 1.5

@@ -1,0 +1,141 @@
+"""A run small enough to compare step by step: its config, its data, its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.overlap import check_overlap, make_pipeline
+from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
+from trainer.arguments import parse_run, run_parser
+from trainer.build import ShardedRun, build
+from trainer.config import TrainConfig
+from trainer.distributed import RunContext
+
+HISTORY_LENGTH = 12
+ROWS = {"item": 211, "category": 17}
+REQUESTS_A_STEP = 24
+SHARES = {1: [0, 24], 2: [0, 8, 24], 4: [0, 3, 9, 9, 24]}
+"""Requests of each rank; with 4 ranks the third has none."""
+
+
+def small_schema() -> DatasetSchema:
+    """What the planner needs to know of the data below."""
+    lengths = {"mean": 6.0, "p50": 6.0, "p90": 12.0, "p99": 12.0, "max": 12.0}
+    split = SplitInfo(
+        rows=1, requests=100, targets=250, positives=80, history_length=lengths, files=[]
+    )
+    return DatasetSchema(
+        source="test",
+        layout="user",
+        seed=0,
+        protocol={},
+        tables={name: TableInfo(rows=rows, distinct=rows - 1) for name, rows in ROWS.items()},
+        splits={"train": split, "val": split, "test": split},
+    )
+
+
+def small_config(*options: str) -> TrainConfig:
+    """A run with narrow tables; options as on the command line."""
+    config, _, _ = parse_run(
+        run_parser("test", ""),
+        [
+            f"--data.history_length={HISTORY_LENGTH}",
+            "--model.search.top_k=5",
+            "--model.embeddings.attention={item: 8, category: 8, position: 4}",
+            "--model.embeddings.representation={item: 16, category: 8, position: 4}",
+            "--model.init.std=0.1",
+            # Adam divides by the gradient's own size: without an eps above the rounding of float32
+            # it turns the rounding of a gradient that is zero in truth into a full step.
+            "--optim.sparse.eps=1e-4",
+            "--optim.dense.eps=1e-4",
+            "--optim.sparse.learning_rate=0.003",
+            "--optim.dense.learning_rate=0.003",
+            *options,
+        ],
+    )
+    return config
+
+
+def requests_of_step(step: int) -> Requests:
+    """Ragged requests, some with an empty history, the same on every rank."""
+    rng = np.random.default_rng(step)
+    length = rng.integers(0, HISTORY_LENGTH + 1, REQUESTS_A_STEP)
+    count = rng.integers(1, 5, REQUESTS_A_STEP)
+    end, targets = np.cumsum(length), int(count.sum())
+    return Requests(
+        history_item=rng.integers(1, ROWS["item"], end[-1]),
+        history_category=rng.integers(1, ROWS["category"], end[-1]),
+        start=end - length,
+        end=end,
+        user=np.arange(REQUESTS_A_STEP),
+        target_offset=np.concatenate([[0], np.cumsum(count)]),
+        target_item=rng.integers(1, ROWS["item"], targets),
+        target_category=rng.integers(1, ROWS["category"], targets),
+        label=(rng.random(targets) < 0.4).astype(np.float32),
+    )
+
+
+def batches(rank: int, world: int, steps: int) -> Iterator[Batch]:
+    """This rank's share of each step's requests."""
+    first, last = SHARES[world][rank], SHARES[world][rank + 1]
+    for step in range(steps):
+        requests = requests_of_step(step)
+        chosen = np.arange(first, last)
+        batch = collate([(requests, chosen)]) if len(chosen) else padding_batch()
+        batch.total_weight.fill_(float(len(requests.label)))
+        yield batch
+
+
+def mean_loss(run: ShardedRun, output: Any, total: float) -> float:
+    """Main and auxiliary loss of a step over the targets of all ranks."""
+    both = (output.loss + output.auxiliary_loss).double()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(both)
+    return float(both) / total
+
+
+def train_pipelined(config: TrainConfig, context: RunContext, steps: int) -> list[float]:
+    """Losses of the steps through TorchRec's pipeline."""
+    run = build(config, small_schema(), context)
+    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device)
+    run.model.train()
+    source, losses = batches(context.rank, context.world, steps), []
+    for step in range(steps):
+        run.optimizers.set_learning_rates(step)
+        output = pipeline.progress(source)
+        check_overlap(pipeline, run.model)
+        losses.append(mean_loss(run, output, float(len(requests_of_step(step).label))))
+    return losses
+
+
+def train_plainly(config: TrainConfig, context: RunContext, steps: int) -> list[float]:
+    """Losses of the steps through the model alone, one line after the other."""
+    run = build(config, small_schema(), context)
+    run.model.train()
+    losses = []
+    for step, batch in enumerate(batches(context.rank, context.world, steps)):
+        run.optimizers.set_learning_rates(step)
+        run.optimizers.combined.zero_grad()
+        loss, output = run.model(batch.to(context.device))
+        loss.backward()
+        run.optimizers.combined.step()
+        losses.append(mean_loss(run, output, float(len(requests_of_step(step).label))))
+    return losses
+
+
+def full_tables(run: ShardedRun) -> dict[str, torch.Tensor]:
+    """All tables gathered on rank 0, empty elsewhere; a collective."""
+    gathered = {}
+    for name, value in run.model.state_dict().items():
+        if hasattr(value, "local_shards"):
+            whole = torch.zeros(value.size()) if dist.get_rank() == 0 else None
+            value.gather(dst=0, out=whole)
+            if whole is not None:
+                gathered[name] = whole
+    return gathered
