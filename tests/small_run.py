@@ -92,7 +92,7 @@ def batches(rank: int, world: int, steps: int) -> Iterator[Batch]:
         yield batch
 
 
-def mean_loss(run: ShardedRun, output: Any, total: float) -> float:
+def mean_loss(output: Any, total: float) -> float:
     """Main and auxiliary loss of a step over the targets of all ranks."""
     both = (output.loss + output.auxiliary_loss).double()
     if dist.get_world_size() > 1:
@@ -110,7 +110,7 @@ def train_pipelined(config: TrainConfig, context: RunContext, steps: int) -> lis
         run.optimizers.set_learning_rates(step)
         output = pipeline.progress(source)
         check_overlap(pipeline, run.model)
-        losses.append(mean_loss(run, output, float(len(requests_of_step(step).label))))
+        losses.append(mean_loss(output, float(len(requests_of_step(step).label))))
     return losses
 
 
@@ -125,7 +125,7 @@ def train_plainly(config: TrainConfig, context: RunContext, steps: int) -> list[
         loss, output = run.model(batch.to(context.device))
         loss.backward()
         run.optimizers.combined.step()
-        losses.append(mean_loss(run, output, float(len(requests_of_step(step).label))))
+        losses.append(mean_loss(output, float(len(requests_of_step(step).label))))
     return losses
 
 

@@ -1,6 +1,7 @@
 """What a model attends to, summed over an evaluation: by position and by category.
 
-Letters: T targets of a batch, K kept, L longest history, C categories shown.
+Where the data's true attention is known, it is summed over the same rows beside it.
+Letters: T targets of a batch, K kept, L longest history of a batch, C categories shown.
 """
 
 from __future__ import annotations
@@ -9,73 +10,107 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from modules.attention import masked_softmax
 from modules.history import RequestGrid
+from pipelines import storage
 from pipelines.batch import Batch
+from pipelines.planted import Planted, load_planted
+from trainer.report import AttentionSummary
 from trainer.task import StepOutput
 
 CATEGORIES_SHOWN = 10
 
 
+class _Sums:
+    """Attention by position and by pair of categories."""
+
+    def __init__(self, history_length: int) -> None:
+        self.weight_L = torch.zeros(history_length, dtype=torch.float64)
+        self.weight_CC = torch.zeros(CATEGORIES_SHOWN, CATEGORIES_SHOWN, dtype=torch.float64)
+
+    def add(self, column_TK: Tensor, pair_TK: Tensor, weight_TK: Tensor) -> None:
+        """Add weights; a pair is target place * C + behaviour place, negative where not shown."""
+        weight_TK = weight_TK.double()
+        self.weight_L.index_add_(0, column_TK.flatten(), weight_TK.flatten())
+        shown_TK = pair_TK >= 0
+        self.weight_CC.view(-1).index_add_(0, pair_TK[shown_TK], weight_TK[shown_TK])
+
+
 class AttentionMap:
-    """Sums attention weights over batches.
+    """Sums attention weights over the batches of an evaluation, on the CPU.
 
     The categories shown are the most frequent target categories of the first batch of rank 0.
 
     Args:
         history_length: positions there can be.
         group: a gloo group of all ranks, None for one.
+        planted: the data's true attention, where it is known.
     """
 
-    def __init__(self, history_length: int, group: dist.ProcessGroup | None) -> None:
-        self._group = group
-        self._weight_L = torch.zeros(history_length, dtype=torch.float64)
+    def __init__(
+        self, history_length: int, group: dist.ProcessGroup | None, planted: Planted | None
+    ) -> None:
+        self._group, self._planted = group, planted
+        self._learned, self._true = _Sums(history_length), _Sums(history_length)
         self._targets = torch.zeros(1, dtype=torch.float64)
         self._categories = torch.zeros(0, dtype=torch.int64)
-        self._weight_CC = torch.zeros(CATEGORIES_SHOWN, CATEGORIES_SHOWN, dtype=torch.float64)
         self._target_C = torch.zeros(CATEGORIES_SHOWN, dtype=torch.float64)
 
     def update(self, batch: Batch, output: StepOutput) -> None:
-        """Add a batch.
+        """Add a batch; padding targets are left out.
 
         Args:
-            batch: on any device.
-            output: the model's for it; padding targets are left out.
+            batch: on the CPU.
+            output: the model's for it, on any device.
         """
-        counts_T = output.weight_T > 0
-        kept_TK, weight_TK = output.kept_TK, output.attention_TK * counts_T.unsqueeze(1)
-        self._weight_L.index_add_(0, kept_TK.flatten().cpu(), weight_TK.flatten().double().cpu())
-        self._targets += counts_T.sum().cpu()
+        counts_T = batch.weight > 0
         target_T = batch.features["target_category"].values()
         if self._categories.numel() == 0:
-            self._choose(target_T[counts_T].cpu())
-        place_T = self._place(target_T.cpu())
-        place_TK = self._place(_kept_categories(batch, kept_TK).cpu())
-        pair_TK = place_T.unsqueeze(1) * CATEGORIES_SHOWN + place_TK
-        shown_TK = (place_T.unsqueeze(1) >= 0) & (place_TK >= 0)
-        self._weight_CC.view(-1).index_add_(
-            0, pair_TK[shown_TK], weight_TK.double().cpu()[shown_TK]
-        )
-        shown_T = (place_T >= 0) & counts_T.cpu()
-        self._target_C += torch.bincount(place_T[shown_T], minlength=CATEGORIES_SHOWN)
+            self._choose(target_T[counts_T])
+        place_T = self._place(target_T).masked_fill(~counts_T, -1)
+        self._targets += counts_T.sum()
+        self._target_C += torch.bincount(place_T[place_T >= 0], minlength=CATEGORIES_SHOWN)
+        category_TL, valid_TL = _categories(batch)
+        pair_TL = self._pairs(place_T, category_TL)
+        kept_TK = output.kept_TK.cpu().clamp(max=category_TL.size(1) - 1)
+        weight_TK = output.attention_TK.cpu() * counts_T.unsqueeze(1)
+        self._learned.add(kept_TK, pair_TL.gather(1, kept_TK), weight_TK)
+        if self._planted is not None:
+            weight_TL = _true_attention(self._planted, target_T, category_TL, valid_TL)
+            column_L = torch.arange(category_TL.size(1))
+            self._true.add(
+                column_L.expand_as(category_TL), pair_TL, weight_TL * counts_T.unsqueeze(1)
+            )
 
-    def compute(self) -> dict[str, list[int] | list[float] | list[list[float]]]:
+    def compute(self) -> AttentionSummary | None:
         """Means over all ranks; a collective.
 
         Returns:
-            `position_weight`: mean weight of the newest behaviour, the next, ...; `categories`;
-            `category_weight`: mean total weight that targets of one category (rows) give to
-            behaviours of another (columns).
+            By position, the mean weight of the newest behaviour, the next, ...; by category, the
+            mean weight that targets of one (rows) give to all behaviours of another (columns);
+            the true ones beside them where they are known. None without targets.
         """
-        for value in (self._weight_L, self._targets, self._weight_CC, self._target_C):
+        sums = [self._learned.weight_L, self._learned.weight_CC]
+        sums += [self._true.weight_L, self._true.weight_CC]
+        for value in (*sums, self._targets, self._target_C):
             if self._group is not None:
                 dist.all_reduce(value, group=self._group)
         shown = self._categories.numel()
-        mean_CC = self._weight_CC / self._target_C.clamp(min=1).unsqueeze(1)
-        return {
-            "position_weight": (self._weight_L / self._targets.clamp(min=1)).tolist(),
-            "categories": self._categories.tolist(),
-            "category_weight": mean_CC[:shown, :shown].tolist(),
-        }
+        if shown == 0:
+            return None
+        targets, by_category_C1 = self._targets.clamp(min=1), self._target_C.clamp(min=1)[:, None]
+        position_L, category_CC, true_L, true_CC = (
+            value / (targets if value.dim() == 1 else by_category_C1) for value in sums
+        )
+        known = self._planted is not None
+        return AttentionSummary(
+            position_weight=position_L.tolist(),
+            target_categories=self._categories.tolist(),
+            history_categories=self._categories.tolist(),
+            category_weight=category_CC[:shown, :shown].tolist(),
+            planted_position_weight=true_L.tolist() if known else None,
+            planted_category_weight=true_CC[:shown, :shown].tolist() if known else None,
+        )
 
     def _choose(self, target: Tensor) -> None:
         category, count = torch.unique(target, return_counts=True)
@@ -94,20 +129,42 @@ class AttentionMap:
         place = place.clamp(max=self._categories.numel() - 1)
         return torch.where(self._categories[place] == category, place, -1)
 
+    def _pairs(self, place_T: Tensor, category_TL: Tensor) -> Tensor:
+        place_TL, place_T1 = self._place(category_TL), place_T.unsqueeze(1)
+        pair_TL = place_T1 * CATEGORIES_SHOWN + place_TL
+        return pair_TL.masked_fill((place_TL < 0) | (place_T1 < 0), -1)
 
-def _kept_categories(batch: Batch, kept_TK: Tensor) -> Tensor:
-    """Category of each kept behaviour; anything on padding, whose weight is zero."""
+
+def planted_beside(schema_path: str) -> Planted | None:
+    """The true attention of a dataset, where its author left it beside `schema.json`."""
+    folder, _, _ = schema_path.rpartition("/")
+    path = storage.join(folder or ".", "planted.npz")
+    return load_planted(path) if storage.exists(path) else None
+
+
+def _categories(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Each target's history by category, newest first, category_TL, and where it is one."""
     history, target = batch.features["history_category"], batch.features["target_category"]
     grid = RequestGrid(
         history_offset_R1=history.offsets().long(),
         target_offset_R1=target.offsets().long(),
         num_history=batch.num_history,
         num_targets=batch.num_targets,
-        total_targets=kept_TK.size(0),
+        total_targets=target.values().numel(),
     )
     request_T = torch.div(grid.target_cell_T(), batch.num_targets, rounding_mode="floor")
-    values_N = history.values()
-    if values_N.numel() == 0:
-        return torch.full_like(kept_TK, -1)
-    row_TK = kept_TK + grid.history_offset_R1[request_T].unsqueeze(1)
-    return values_N[row_TK.clamp(max=values_N.numel() - 1)]
+    category_RL = torch.ops.fbgemm.jagged_to_padded_dense(
+        history.values().unsqueeze(1), [grid.history_offset_R1], [batch.num_history]
+    ).squeeze(2)
+    return category_RL[request_T], grid.behaviour_RL()[request_T]
+
+
+def _true_attention(
+    planted: Planted, target_T: Tensor, category_TL: Tensor, valid_TL: Tensor
+) -> Tensor:
+    """Planted attention of each target's history, as `pipelines.synthetic` defines it."""
+    attention = torch.from_numpy(planted.attention)
+    score_TC = planted.sharpness * attention[target_T] @ attention.T
+    position_L = torch.arange(1, category_TL.size(1) + 1)
+    recency_L = torch.from_numpy(planted.recency)[position_L.clamp(max=len(planted.recency) - 1)]
+    return masked_softmax(score_TC.gather(1, category_TL) + recency_L, valid_TL)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pipelines.batch import Batch
 from pipelines.loader import BatchStream
 from pipelines.overlap import make_pipeline
+from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
 from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
+from trainer.report import AttentionSummary
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     calibration: dict[str, list[float]]
-    attention: dict[str, Any]
+    attention: AttentionSummary | None
 
 
 class _Remembering(Iterator[Batch]):
@@ -40,7 +41,12 @@ class _Remembering(Iterator[Batch]):
 
 
 def evaluate(
-    run: ShardedRun, stream: BatchStream, context: RunContext, history_length: int
+    run: ShardedRun,
+    stream: BatchStream,
+    context: RunContext,
+    *,
+    history_length: int,
+    planted: Planted | None,
 ) -> Evaluation:
     """Score every target of a split once, on all ranks together; a collective.
 
@@ -50,8 +56,9 @@ def evaluate(
         stream: one epoch of the split.
         context: of this process.
         history_length: positions there can be.
+        planted: the data's true attention, where it is known.
     """
-    metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control)
+    metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
     batches = _Remembering(stream)
     pipeline = make_pipeline(run.model, run.optimizers.combined, context.device)
     run.model.eval()

@@ -16,12 +16,13 @@ from modules.norm import average_running_statistics
 from pipelines.loader import Split
 from pipelines.overlap import check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
+from trainer.attention_map import planted_beside
 from trainer.build import build, open_stream
 from trainer.checkpoint import Checkpoints, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
-from trainer.report import AttentionSummary, ReportData, write_report
+from trainer.report import ReportData, write_report
 from trainer.sharding import plan_rows
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
@@ -170,7 +171,13 @@ class Trainer:
         """Score a split with the model as it is; a collective."""
         average_running_statistics(self.run.model)
         stream = open_stream(self.config, split, self.schema, self.context)
-        return evaluate(self.run, stream, self.context, self.config.data.history_length)
+        return evaluate(
+            self.run,
+            stream,
+            self.context,
+            history_length=self.config.data.history_length,
+            planted=planted_beside(self.config.data.schema),
+        )
 
     def _check_loss(self, output: StepOutput) -> None:
         if self.step % self.config.loop.check_loss_every:
@@ -256,7 +263,7 @@ class Trainer:
                     result=result,
                     history=read_metrics(self.folder),
                     calibration=evaluation.calibration,
-                    attention=_attention(evaluation.attention),
+                    attention=evaluation.attention,
                     plan=plan_rows(self.run.plan),
                     config_yaml=self.config_yaml,
                 ),
@@ -272,20 +279,6 @@ def finite(result: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in result.items()
     }
-
-
-def _attention(found: dict[str, Any]) -> AttentionSummary | None:
-    """What the report shows of the attention, with what was planted where the data says so."""
-    if not found["categories"]:
-        return None
-    return AttentionSummary(
-        position_weight=found["position_weight"],
-        target_categories=found["categories"],
-        history_categories=found["categories"],
-        category_weight=found["category_weight"],
-        planted_position_weight=None,
-        planted_category_weight=None,
-    )
 
 
 def _write_json(path: Path, content: Any) -> None:
