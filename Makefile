@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare format lint types unit dist e2e test test-gpu bench check clean
+.PHONY: setup train compare bench format lint types unit dist e2e test test-gpu check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -29,6 +29,12 @@ data/synthetic/schema.json: $(STAMP)
 
 train: data/synthetic/schema.json
 	$(BIN)/dare train --config launch/recipes/synthetic_dare.yaml --overwrite
+
+compare: $(STAMP)
+	$(BIN)/dare compare
+
+bench: $(STAMP)
+	$(BIN)/dare bench train
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .
@@ -54,8 +60,10 @@ e2e: $(STAMP)
 test: lint types
 	$(BIN)/pytest
 
+# The same suite: on a GPU host it trains on the GPU, and tests marked gpu run too.
 test-gpu: $(STAMP)
-	$(BIN)/pytest -m gpu
+	@nvidia-smi -L
+	$(BIN)/pytest -m "not slow"
 
 check: test
 
