@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,38 +66,30 @@ def bench_train(
         seed: of ids and starting values.
 
     Returns:
-        samples/s (median, least, most), peak memory, seconds waiting for data, and what was run.
+        samples/s (median, least, most), peak memory, share of time waiting for data, what was run.
     """
+    setting: dict[str, Any] = {
+        "preset": preset,
+        "items": items,
+        "history_length": history_length,
+        "top_k": top_k,
+        "width": width,
+        "batch_size": batch_size,
+        "targets": targets,
+        "auxiliary": auxiliary,
+        "sparse_optimizer": sparse_optimizer,
+        "steps": steps,
+        "repeats": repeats,
+        "seed": seed,
+    }
     folder = Path(tempfile.mkdtemp(prefix="dare-bench-"))
     try:
         with run_context() as context:
             configure_logging(context.rank)
             requests = (steps * repeats + _WARM_UP_STEPS + 3) * (batch_size // targets)
             schema = _write_data(folder, items, history_length, targets, requests, seed)
-            config = _config(folder, preset, history_length, top_k, width, batch_size, seed)
-            head = replace(config.model.head, auxiliary_weight=float(auxiliary))
-            sparse = replace(config.optim.sparse, name=sparse_optimizer)  # type: ignore[arg-type]
-            config = replace(
-                config,
-                model=replace(config.model, head=head),
-                optim=replace(config.optim, sparse=sparse),
-            )
-            figures = _measure(config, schema, context, steps, repeats)
-        return {
-            **figures,
-            "preset": preset,
-            "items": items,
-            "history_length": history_length,
-            "top_k": top_k,
-            "width": width,
-            "batch_size": batch_size,
-            "targets_a_request": targets,
-            "auxiliary": auxiliary,
-            "sparse_optimizer": sparse_optimizer,
-            "steps": steps,
-            "repeats": repeats,
-            **_machine(),
-        }
+            figures = _measure(_config(folder, setting), schema, context, steps, repeats)
+        return {**figures, **setting, **_machine()}
     finally:
         shutil.rmtree(folder)
 
@@ -135,35 +126,25 @@ def _measure(
     }
 
 
-def _config(
-    folder: Path,
-    preset: Preset,
-    history_length: int,
-    top_k: int,
-    width: int,
-    batch_size: int,
-    seed: int,
-) -> TrainConfig:
+def _config(folder: Path, setting: dict[str, Any]) -> TrainConfig:
     """The run that is measured, built as the command line would."""
-    names = ("item", "category", "position")
-    widths = [
-        f"--model.embeddings.{space}.{name}={width}"
-        for space in ("attention", "representation")
-        for name in names
-    ]
-    data = [f"--data.{split}={folder / split}" for split in ("train", "val", "test")]
+    width = setting["width"]
+    widths = f"{{item: {width}, category: {width}, position: {width}}}"
     config, _, _ = parse_run(
         run_parser("dare bench train", ""),
         [
-            *data,
-            *widths,
+            *(f"--data.{split}={folder / split}" for split in ("train", "val", "test")),
             f"--data.schema={folder / 'schema.json'}",
-            f"--data.history_length={history_length}",
-            f"--data.batch_size={batch_size}",
+            f"--data.history_length={setting['history_length']}",
+            f"--data.batch_size={setting['batch_size']}",
             "--data.shuffle_requests=8192",
-            f"--model.preset={preset}",
-            f"--model.search.top_k={top_k}",
-            f"--seed={seed}",
+            f"--model.preset={setting['preset']}",
+            f"--model.embeddings.attention={widths}",
+            f"--model.embeddings.representation={widths}",
+            f"--model.search.top_k={setting['top_k']}",
+            f"--model.head.auxiliary_weight={float(setting['auxiliary'])}",
+            f"--optim.sparse.name={setting['sparse_optimizer']}",
+            f"--seed={setting['seed']}",
         ],
     )
     return config
