@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
-from trainer.sharding import plan_rows
+from trainer.sharding import plan_rows, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
 
@@ -84,6 +84,8 @@ class Trainer:
         )
         with telemetry:
             self._steps(telemetry)
+            if self.step == 0:
+                raise ValueError(f"data.train: {self.config.data.train} holds no request")
             latest = self.checkpoints.latest()
             if latest is None or latest[1].step < self.step or not latest[1].metrics:
                 self._evaluate(telemetry)
@@ -109,7 +111,7 @@ class Trainer:
 
     def _steps(self, telemetry: Telemetry) -> None:
         config, started = self.config, time.perf_counter()
-        limit = config.loop.steps - self.step if config.loop.steps else None
+        limit = max(0, config.loop.steps - self.step) if config.loop.steps else None
         batches = itertools.islice(self.train_stream, limit)
         pipeline = make_pipeline(self.run.model, self.run.optimizers.combined, self.context.device)
         self.run.model.train()
@@ -155,7 +157,7 @@ class Trainer:
         telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in _RESULT_KEYS})
 
     def _save(self) -> None:
-        """Save; the checkpoint carries the metrics of the newest evaluation."""
+        """Save; the checkpoint carries the metrics of this step's evaluation, if there was one."""
         place = self.train_stream.place_after(self.step)
         manifest = Manifest(
             step=self.step,
@@ -166,18 +168,22 @@ class Trainer:
             files={},
         )
         self.checkpoints.save(self.run.model, self.run.optimizers, place, manifest)
+        self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective."""
         average_running_statistics(self.run.model)
         stream = open_stream(self.config, split, self.schema, self.context)
-        return evaluate(
+        evaluation = evaluate(
             self.run,
             stream,
             self.context,
             history_length=self.config.data.history_length,
             planted=planted_beside(self.config.data.schema),
         )
+        # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
+        set_optimizer_step(self.run.model, self.step)
+        return evaluation
 
     def _check_loss(self, output: StepOutput) -> None:
         if self.step % self.config.loop.check_loss_every:
@@ -197,7 +203,7 @@ class Trainer:
         path, manifest = latest
         self.train_stream.restore(self.checkpoints.place(path))
         self.load(path)
-        self.step, self.seconds, self.metrics = manifest.step, manifest.seconds, manifest.metrics
+        self.step, self.seconds = manifest.step, manifest.seconds
         logger.info("resumed %s at step %s", path, f"{self.step:,}")
 
     def load(self, path: Path) -> Manifest:
@@ -208,7 +214,7 @@ class Trainer:
         """Steps this run will have; an estimate where requests differ in their targets."""
         config, train = self.config, self.schema.splits["train"]
         targets = train.targets / max(1, train.requests)
-        batch = max(1.0, config.data.batch_size // max(1.0, targets) * targets)
+        batch = max(1.0, targets, config.data.batch_size // max(1.0, targets) * targets)
         steps = config.loop.epochs * math.ceil(train.targets / self.context.world / batch)
         return min(steps, config.loop.steps) if config.loop.steps else steps
 
@@ -244,7 +250,7 @@ class Trainer:
             "split": split,
             **{name: evaluation.metrics[name] for name in _RESULT_KEYS},
             "oracle_auc": self.schema.oracle.get(split),
-            "val_auc": self.metrics.get("auc", math.nan),
+            "val_auc": best[1].metrics.get("auc", math.nan) if best else math.nan,
             "best_step": best[1].step if best else self.step,
             "steps": self.step,
             "samples": int(samples),
