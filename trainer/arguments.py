@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
 from modules.presets import preset_fields
 from trainer.config import TrainConfig
-
-# The strings under the fields of our configs are their help.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from trainer.parsing import make_parser
 
 
-def run_parser(prog: str, description: str) -> ArgumentParser:
-    """A parser of a whole training config, with files and dotted overrides."""
-    parser = ArgumentParser(prog=prog, description=description)
+def run_parser(prog: str, description: str, options: str = "") -> ArgumentParser:
+    """A parser of a whole training config, with files and dotted overrides.
+
+    Args:
+        prog: what its help calls the program.
+        description: what the program does.
+        options: the program's own, as its usage shows them.
+    """
+    usage = f"{prog} [--config FILE] {options} [--SECTION.FIELD VALUE ...]"
+    parser = make_parser(prog, description, usage)
     parser.add_argument(
         "--config",
         action="config",

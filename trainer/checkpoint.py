@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -107,9 +108,7 @@ class Checkpoints:
             if entry is not None:
                 known[alias] = entry[0]
         if name not in known:
-            raise ValueError(
-                f"--at is {name}; {self.folder} has {', '.join(known) or 'none'}"
-            )
+            raise ValueError(f"--at is {name}; {self.folder} has {', '.join(known) or 'none'}")
         return known[name]
 
     def save(
@@ -156,7 +155,8 @@ class Checkpoints:
         """Read tables, dense weights and optimizer state; a collective.
 
         Raises:
-            ValueError: a file is missing, cut off, or holds something else than tensors.
+            ValueError: a file is missing, cut off, or holds something else than tensors, or the
+                model's tensors have other names or shapes.
         """
         manifest = read_manifest(path)
         for name, size in manifest.files.items():
@@ -168,7 +168,13 @@ class Checkpoints:
                 )
         optimizers.dense.init_state()
         state = _state(model, optimizers)
-        load(state, storage_reader=_TensorReader(str(path)))
+        try:
+            load(state, storage_reader=_TensorReader(str(path)))
+        except CheckpointException as failed:  # It is no Exception.
+            reason = next(iter(failed.failures.values()))[0]
+            raise ValueError(
+                f"{path} does not fit this config's model or is damaged: {reason}"
+            ) from failed
         set_optimizer_step(model, manifest.step)
         return manifest
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
+
+from trainer.parsing import in_one_line, make_parser
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -20,6 +24,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare evaluate --config FILE    score a split with a checkpoint of a run
   dare compare                   TWIN against DARE where one table is enough, and where not
   dare bench train               samples/s and memory at the paper's setting
+  dare bench prepare             time and memory of preparing a large log
 
 `dare COMMAND --help` explains a command and every option. Two to start with:
   dare prepare synthetic --out data/synthetic
@@ -58,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return commands[arguments[0]](arguments[1:])
-    except (ValueError, RuntimeError, FileNotFoundError, PermissionError) as error:
+    except (ArgumentError, ValueError, RuntimeError, OSError) as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise
-        for line in str(error).splitlines():
+        text = str(error)
+        if isinstance(error, ArgumentError):
+            text = f"{in_one_line(error)} (`dare {arguments[0]} --help` explains all)"
+        for line in text.splitlines():
             print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
         return 2
 
@@ -69,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _doctor(arguments: list[str]) -> int:
     from trainer.doctor import diagnose, format_findings, has_errors
 
-    parser = ArgumentParser(
-        prog="dare doctor", description="Check versions, libraries and devices; say what to do."
-    )
+    parser = make_parser("dare doctor", "Check versions, libraries and devices; say what to do.")
     parser.parse_args(arguments)
     findings = diagnose()
     print(format_findings(findings))
@@ -79,8 +85,6 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    from jsonargparse import set_parsing_settings
-
     from pipelines.prepare.csv_log import prepare_csv
     from pipelines.prepare.movielens import prepare_movielens
     from pipelines.prepare.summary import format_summary
@@ -96,16 +100,21 @@ def _prepare(arguments: list[str]) -> int:
         "movielens": prepare_movielens,
         "csv": prepare_csv,
     }
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="dare prepare",
-        description="Turn a log into train/, val/, test/ and schema.json. "
+    parser = make_parser(
+        "dare prepare",
+        "Turn a log into train/, val/, test/ and schema.json. "
         "`dare prepare SOURCE --help` explains a source's options.",
     )
     subcommands = parser.add_subcommands(dest="source", metavar="SOURCE")
     for name, function in sources.items():
         summary = (function.__doc__ or "").strip().splitlines()[0]
-        options = ArgumentParser(description=summary)
+        needed = [
+            f"--{parameter.name} {parameter.name.upper()}"
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty
+        ]
+        usage = f"dare prepare {name} {' '.join(needed)} [--OPTION VALUE ...]"
+        options = make_parser(f"dare prepare {name}", summary, usage)
         options.add_function_arguments(function)
         subcommands.add_subcommand(name, options, help=summary)
     parsed = parser.parse_args(arguments)
@@ -124,6 +133,7 @@ def _train(arguments: list[str]) -> int:
         "dare train",
         "Train, evaluate and report. Under torchrun: "
         "`torchrun --nproc-per-node 2 -m trainer train --config FILE`.",
+        "[--resume | --overwrite]",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint of this run"
@@ -138,33 +148,34 @@ def _train(arguments: list[str]) -> int:
 
     with run_context() as context:
         configure_logging(context.rank)
-        _claim_folder(
-            Path(config.out_dir) / config.name,
-            resume=parsed.resume,
-            overwrite=parsed.overwrite,
-            is_main=context.is_main,
-            wait=context.wait,
-        )
-        result = Trainer(config, context, text).train(resume=parsed.resume)
+        folder = Path(config.out_dir) / config.name
+        _check_folder(folder, resume=parsed.resume, overwrite=parsed.overwrite)
+        trainer = Trainer(config, context, text)
+        trainer.check_data()
+        # Only now: a mistake in the config must not cost the old run.
+        if parsed.overwrite:
+            _empty(folder, is_main=context.is_main, wait=context.wait)
+        result = trainer.train(resume=parsed.resume)
         if context.is_main:
             print(json.dumps(result))
     return 0
 
 
-def _claim_folder(
-    folder: Path, *, resume: bool, overwrite: bool, is_main: bool, wait: Callable[[], None]
-) -> None:
-    """Refuse a folder that holds a run, empty it, or take it as it is; a collective."""
-    holds_run = (folder / "config.yaml").exists()
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless it is said what to do with it."""
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    if holds_run and not resume and not overwrite:
+    if (folder / "config.yaml").exists() and not resume and not overwrite:
         raise ValueError(
             f"{folder} holds a run; --resume goes on with it, --overwrite deletes it, "
             "or choose another --name"
         )
+
+
+def _empty(folder: Path, *, is_main: bool, wait: Callable[[], None]) -> None:
+    """Delete the run that a folder holds, nothing else; a collective."""
     wait()
-    if overwrite and holds_run and is_main:
+    if is_main and (folder / "config.yaml").exists():
         shutil.rmtree(folder)
     wait()
 
@@ -175,6 +186,7 @@ def _evaluate(arguments: list[str]) -> int:
     parser = run_parser(
         "dare evaluate",
         "Score a split with a checkpoint of a run; give the config.yaml of the run's folder.",
+        "[--split SPLIT] [--at CHECKPOINT]",
     )
     parser.add_argument("--split", choices=["val", "test", "train"], default="test", help="which")
     parser.add_argument(
@@ -199,7 +211,8 @@ def _evaluate(arguments: list[str]) -> int:
 def _compare(arguments: list[str]) -> int:
     from trainer.compare import compare
 
-    parser = ArgumentParser(prog="dare compare")
+    summary = (compare.__doc__ or "").strip().splitlines()[0]
+    parser = make_parser("dare compare", summary, "dare compare [--OPTION VALUE ...]")
     parser.add_function_arguments(compare)
     print(compare(**_values(parser.instantiate_classes(parser.parse_args(arguments)))))
     return 0
@@ -207,14 +220,20 @@ def _compare(arguments: list[str]) -> int:
 
 def _bench(arguments: list[str]) -> int:
     from trainer.bench import bench_train
+    from trainer.bench_prepare import bench_prepare
 
-    parser = ArgumentParser(prog="dare bench")
+    benches: dict[str, Callable[..., Any]] = {"train": bench_train, "prepare": bench_prepare}
+    parser = make_parser("dare bench", "Measure; prints one JSON object.")
     subcommands = parser.add_subcommands(dest="what", metavar="WHAT")
-    options = ArgumentParser(description=(bench_train.__doc__ or "").splitlines()[0])
-    options.add_function_arguments(bench_train)
-    subcommands.add_subcommand("train", options, help="training throughput")
+    for name, function in benches.items():
+        summary = (function.__doc__ or "").splitlines()[0]
+        usage = f"dare bench {name} [--OPTION VALUE ...]"
+        options = make_parser(f"dare bench {name}", summary, usage)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
     parsed = parser.parse_args(arguments)
-    print(json.dumps(bench_train(**_values(parser.instantiate_classes(parsed)["train"]))))
+    chosen = parser.instantiate_classes(parsed)[parsed.what]
+    print(json.dumps(benches[parsed.what](**_values(chosen))))
     return 0
 
 

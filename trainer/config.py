@@ -78,6 +78,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ValueError(f"name is {self.name!r}; it names a folder: no slash, no leading dot")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
 
     def check(self, schema: DatasetSchema) -> None:
         """Check what needs two sections or the data, all of it before anything starts.
@@ -85,7 +87,11 @@ class TrainConfig:
         Raises:
             ValueError: with every problem, one a line.
         """
-        problems = []
+        problems = [
+            f"data.{split} is empty; give a file, a folder or a glob"
+            for split in ("train", "val")
+            if not getattr(self.data, split)
+        ]
         if self.data.layout != schema.layout:
             problems.append(
                 f"data.layout is {self.data.layout}, {self.data.schema} says {schema.layout}"

@@ -58,6 +58,15 @@ class Trainer:
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
 
+    def check_data(self) -> None:
+        """Look for the files of every split, so that none is missed after hours of training.
+
+        Raises:
+            ValueError: a split has none, or their columns do not fit the layout.
+        """
+        for split in ("val", "test") if self.config.data.test else ("val",):
+            open_stream(self.config, split, self.schema, self.context)
+
     def train(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end and leave `result.json` and `report.html`; a collective.
 

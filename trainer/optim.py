@@ -42,6 +42,9 @@ class SparseOptimizerConfig:
     beta2: float = 0.999
     """Decay of Adam's second moment."""
 
+    def __post_init__(self) -> None:
+        _check_rates("optim.sparse", self)
+
     def fused_params(self) -> dict[str, Any]:
         """What TorchRec's sharders take."""
         params: dict[str, Any] = {
@@ -72,6 +75,21 @@ class DenseOptimizerConfig:
     """AdamW's decoupled decay; the paper's penalty is `loop.l2`."""
     clip_norm: float = 0.0
     """Largest norm of all dense gradients together; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        _check_rates("optim.dense", self)
+        for name, value in (("weight_decay", self.weight_decay), ("clip_norm", self.clip_norm)):
+            if value < 0:
+                raise ValueError(f"optim.dense.{name} is {value}; it must be 0 or more")
+
+
+def _check_rates(section: str, config: SparseOptimizerConfig | DenseOptimizerConfig) -> None:
+    for name, value in (("learning_rate", config.learning_rate), ("eps", config.eps)):
+        if value < 0:
+            raise ValueError(f"{section}.{name} is {value}; it must be 0 or more")
+    for name, value in (("beta1", config.beta1), ("beta2", config.beta2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{section}.{name} is {value}; it must be 0 or more, and less than 1")
 
 
 @dataclass(frozen=True, kw_only=True)

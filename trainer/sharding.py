@@ -67,7 +67,8 @@ def load_constraints(
         try:
             raw = yaml.safe_load(stream)
         except yaml.YAMLError as error:
-            raise ValueError(f"sharding.plan: {path} is not YAML: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"sharding.plan: {path} is not YAML: {reason}") from error
     if not isinstance(raw, dict) or set(raw) != {"tables"} or not isinstance(raw["tables"], dict):
         raise ValueError(f"sharding.plan: {path} must hold one mapping, `tables`")
     unknown = set(raw["tables"]) - {*tables, "*"}

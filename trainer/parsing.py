@@ -1,0 +1,45 @@
+"""Parsers as all subcommands make them, and their complaints in one line."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+# The strings under the fields of our configs are their help.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def make_parser(prog: str, description: str, usage: str | None = None) -> ArgumentParser:
+    """A parser that raises `argparse.ArgumentError` and takes whole names only.
+
+    Args:
+        prog: what its help calls the program.
+        description: what the program does.
+        usage: in place of a list of all options.
+    """
+    return ArgumentParser(
+        prog=prog,
+        description=description,
+        usage=usage,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def in_one_line(error: ArgumentError) -> str:
+    """What is wrong with an argument, in our words where jsonargparse shows Python's."""
+    text = " ".join(str(error).split())
+    if "are required:" in text:
+        text = re.sub(r"\w+\.(\w+)", r"--\1", text)
+    for pattern, words in (
+        (r'^Parser key "(\S+)": Expected an? (.+)\. Got value: (.*)$', r"\1 is \3; it must be \2"),
+        (r'^Parser key "([^"]+)": ', r"\1: "),
+        (r"^Unexpected config:.*$", "config: the file does not map fields to values"),
+        (r"typing\.Literal\[(.*)\]", r"one of \1"),
+        (r"<class '(\w+)'>", r"\1"),
+        (r"\btyping\.", ""),
+    ):
+        text = re.sub(pattern, words, text)
+    return text
