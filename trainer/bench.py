@@ -89,7 +89,7 @@ def bench_train(
             requests = (steps * repeats + _WARM_UP_STEPS + 3) * (batch_size // targets)
             schema = _write_data(folder, items, history_length, targets, requests, seed)
             figures = _measure(_config(folder, setting), schema, context, steps, repeats)
-        return {**figures, **setting, **_machine()}
+        return {**figures, **setting, **machine()}
     finally:
         shutil.rmtree(folder)
 
@@ -192,7 +192,8 @@ def _write_data(
     )
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What a figure belongs to: commit, versions, threads, processor."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,
