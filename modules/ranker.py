@@ -179,20 +179,26 @@ class Interaction(nn.Module):
         value_ND = self._view(lookups, use)
         position_LP = self.positions.history(use, grid.num_history)
         target_TD = self._target(lookups)
-        history_RMD = torch.cat(
-            [
+        if self.auxiliary_head is None:
+            pooled_RMD = [
                 pool_kept(weight_RMK, grid.kept_rows(value_ND, index_RMK)),
                 pool_kept(weight_RMK, position_LP[index_RMK]),
-            ],
-            dim=2,
-        )
-        logit_T = self.head(target_TD, grid.from_targets(history_RMD), counts_T)
+            ]
+        else:
+            # The auxiliary head sums all behaviours: one product serves both heads' weights.
+            weight_RML = torch.cat(
+                [
+                    torch.zeros_like(score_RML).scatter(2, index_RMK, weight_RMK),
+                    masked_softmax(score_RML, behaviour_RL.unsqueeze(1).expand_as(score_RML)),
+                ],
+                dim=1,
+            )
+            pooled_RMD = [pool_all(weight_RML, grid.history(value_ND)), weight_RML @ position_LP]
+        history_RMD = torch.cat(pooled_RMD, dim=2)
+        kept_RMD, all_RMD = history_RMD.tensor_split([grid.num_targets], dim=1)
+        logit_T = self.head(target_TD, grid.from_targets(kept_RMD), counts_T)
         auxiliary_logit_T = None
         if self.auxiliary_head is not None:
-            weight_RML = masked_softmax(score_RML, behaviour_RL.unsqueeze(1).expand_as(score_RML))
-            all_RMD = torch.cat(
-                [pool_all(weight_RML, grid.history(value_ND)), weight_RML @ position_LP], dim=2
-            )
             auxiliary_logit_T = self.auxiliary_head(target_TD, grid.from_targets(all_RMD), counts_T)
         return RankerOutput(
             logit_T,

@@ -42,7 +42,8 @@ class DotScorer(nn.Module):
         Returns:
             score_RML, any real number. Padding is scored too: callers mask it.
         """
-        score_RML = target_RMD @ history_RLD.transpose(1, 2)
+        # In this order the gradient of the history, the largest tensor here, needs no transpose.
+        score_RML = (history_RLD @ target_RMD.transpose(1, 2)).transpose(1, 2).contiguous()
         width, position_width = target_RMD.size(-1), target_P.numel()
         position_L = history_LP @ target_P
         if self.scale == "joint":
