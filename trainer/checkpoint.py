@@ -168,10 +168,12 @@ class Checkpoints:
                 )
         optimizers.dense.init_state()
         state = _state(model, optimizers)
+        reader = _TensorReader(str(path))
+        reader.read_metadata()  # Where DCP itself fails to, it tries another file and tells both.
         try:
-            load(state, storage_reader=_TensorReader(str(path)))
+            load(state, storage_reader=reader)
         except CheckpointException as failed:  # It is no Exception.
-            reason = next(iter(failed.failures.values()))[0]
+            reason = str(next(iter(failed.failures.values()))[0]).partition("\n")[0]
             raise ValueError(
                 f"{path} does not fit this config's model or is damaged: {reason}"
             ) from failed
@@ -281,7 +283,7 @@ class _TensorReader(FileSystemReader):
 def _load_metadata(stream: IO[bytes], path: Path) -> Metadata:
     try:
         metadata = _MetadataUnpickler(stream).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError) as error:
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(metadata, Metadata):
         raise ValueError(f"{path} holds {type(metadata).__name__}, not DCP's metadata")

@@ -55,9 +55,7 @@ def test_a_result_holds_every_figure(run):
         assert math.isfinite(result[name]), name
     assert result["samples"] == 2 * TARGETS["train"]
     assert result["steps"] == 20
-    assert result["samples_per_s"] == pytest.approx(
-        result["samples"] / result["seconds"], rel=0.01
-    )
+    assert result["samples_per_s"] == pytest.approx(result["samples"] / result["seconds"], rel=0.01)
     assert 0.6 < result["auc"] < result["oracle_auc"] < 1
     assert result["split"] == "test"
 

@@ -1,0 +1,73 @@
+"""`dare compare` and `dare bench train` on sizes for seconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import dare, dare_without_report
+from trainer.compare import Cell, format_table
+
+RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml"
+
+
+def test_the_table_is_what_one_would_write_by_hand():
+    cells = [
+        Cell(1.0, "twin", [0.70, 0.80], [0.90, 0.90]),
+        Cell(1.0, "dare", [0.80, 0.80], [0.90, 0.90]),
+        Cell(0.0, "twin", [0.50], [0.75]),
+        Cell(0.0, "dare", [0.625], [0.75]),
+    ]
+    assert format_table(cells).splitlines() == [
+        "| agreement | best possible | TWIN AUC | of possible | DARE AUC | of possible |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| 1 | 0.9000 | 0.7500 ± 0.0707 | 62.5% | 0.8000 ± 0.0000 | 75.0% |",
+        "| 0 | 0.7500 | 0.5000 ± 0.0000 | 0.0% | 0.6250 ± 0.0000 | 50.0% |",
+    ]
+
+
+def test_compare_trains_each_pair_once_and_goes_on_where_it_was(tmp_path):
+    arguments = [
+        "compare",
+        f"--out={tmp_path}",
+        f"--config={RECIPE}",
+        "--agreements=[1.0, 0.0]",
+        "--seeds=[1]",
+        "--users=150",
+        '--options=["--loop.epochs=1", "--loop.steps=2", "--loop.evaluate_every=0"]',
+    ]
+    first = dare_without_report(*arguments)
+    assert first.code == 0, first.err
+    assert first.out == f"{tmp_path / 'compare.md'}\n"
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    cells = json.loads((tmp_path / "compare.json").read_text())
+    assert [(cell["agreement"], cell["preset"]) for cell in cells] == [
+        *((1.0, "twin"), (1.0, "dare")),
+        *((0.0, "twin"), (0.0, "dare")),
+    ]
+    for cell in cells:
+        run = f"{cell['preset']}-agreement-{cell['agreement']:g}-seed-1"
+        result = json.loads((tmp_path / "runs" / run / "result.json").read_text())
+        assert cell["auc"] == [result["auc"]]
+        assert cell["oracle_auc"] == [result["oracle_auc"]]
+        assert result["preset"] == cell["preset"]
+    table = (tmp_path / "compare.md").read_text()
+    assert f"{cells[3]['mean']:.4f} ± 0.0000" in table
+
+    kept = tmp_path / "runs" / "twin-agreement-1-seed-1" / "metrics.jsonl"
+    before = kept.stat().st_mtime_ns
+    (tmp_path / "runs" / "dare-agreement-0-seed-1" / "result.json").unlink()
+    assert dare_without_report(*arguments).code == 0
+    assert kept.stat().st_mtime_ns == before
+    assert (tmp_path / "compare.md").read_text() == table
+
+
+def test_bench_prints_one_object_with_its_setting():
+    sizes = ["--items=500", "--history_length=8", "--top_k=4", "--batch_size=64"]
+    result = dare("bench", "train", *sizes, "--steps=2", "--repeats=2").result
+    least, median, most = (result[f"samples_per_s{end}"] for end in ("_min", "", "_max"))
+    assert 0 < least <= median <= most
+    assert median == pytest.approx((least + most) / 2, abs=0.1)
+    assert (result["items"], result["history_length"], result["steps"]) == (500, 8, 2)
+    assert 0 <= result["data_wait_share"] <= 1
+    assert result["peak_memory_bytes"] > 1e8

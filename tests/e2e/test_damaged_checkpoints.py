@@ -1,0 +1,97 @@
+"""A checkpoint that is damaged, or made to run code, is refused in a line and runs none."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+from tests.commands import dare, dare_without_report
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("damaged")
+    options = [*data, f"--out_dir={out}", "--name=whole", "--loop.steps=2"]
+    assert dare_without_report("train", *options).code == 0
+    return out / "whole"
+
+
+@pytest.fixture
+def checkpoint(whole, tmp_path):
+    """A copy of the checkpoint of a copy of the run."""
+    shutil.copytree(whole, tmp_path / "whole")
+    return tmp_path / "whole" / "checkpoints" / "step-00000002"
+
+
+def _refused(checkpoint):
+    folder = checkpoint.parent.parent
+    outcome = dare("evaluate", f"--config={folder / 'config.yaml'}", f"--out_dir={folder.parent}")
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    return line
+
+
+def _replace(checkpoint, name, content):
+    """As one would who knows that sizes are checked."""
+    (checkpoint / name).write_bytes(content)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"][name] = len(content)
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_file_cut_off_is_refused(checkpoint):
+    file = checkpoint / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[:-10])
+    assert "__0_0.distcp" in _refused(checkpoint)
+
+
+def test_a_file_gone_is_refused(checkpoint):
+    (checkpoint / "__0_0.distcp").unlink()
+    assert "__0_0.distcp" in _refused(checkpoint)
+
+
+def test_a_checkpoint_without_manifest_is_none(checkpoint):
+    (checkpoint / "manifest.json").unlink()
+    assert "none" in _refused(checkpoint)
+
+
+def test_a_manifest_cut_off_is_refused(checkpoint):
+    (checkpoint / "manifest.json").write_text('{"step": 2')
+    assert "manifest.json is damaged" in _refused(checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", pickle.dumps({}), b"not a pickle"])
+def test_metadata_that_is_none_is_refused(checkpoint, content):
+    _replace(checkpoint, ".metadata", content)
+    assert ".metadata" in _refused(checkpoint)
+
+
+class _Command:
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        return os.system, (self.text,)
+
+
+def test_metadata_runs_no_code(checkpoint, tmp_path):
+    marker = tmp_path / "ran"
+    _replace(checkpoint, ".metadata", pickle.dumps(_Command(f"touch {marker}")))
+    assert "system" in _refused(checkpoint)
+    assert not marker.exists()
+
+
+def test_tensors_run_no_code(checkpoint, tmp_path):
+    """The tensors' file is made of records that `torch.load` could be asked to unpickle."""
+    marker = tmp_path / "ran"
+    code = pickle.dumps(_Command(f"touch {marker}"))
+    size = (checkpoint / "__0_0.distcp").stat().st_size
+    stream = io.BytesIO()
+    while stream.tell() + len(code) < size:
+        stream.write(code)
+    _replace(checkpoint, "__0_0.distcp", stream.getvalue().ljust(size, b"\0"))
+    assert "step-00000002" in _refused(checkpoint)
+    assert not marker.exists()

@@ -1,0 +1,137 @@
+"""A user's mistake costs one line on stderr, exit code 2, and nothing that was there before."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.commands import dare
+
+PLANS = {
+    "unknown-table": "tables: {attention_itm: {sharding_types: [row_wise]}}",
+    "unknown-type": "tables: {attention_item: {sharding_types: [rowwise]}}",
+    "no-tables": "tables: [1]",
+    "no-yaml": "tables: [1",
+}
+CONFIGS = {
+    "no-yaml": ("name: [a", "parsing"),
+    "a-list": ("- 1\n- 2", "map"),
+    "a-text": ("hello there", "map"),
+    "empty": ("", "map"),
+    "wrong-type": ("loop: {epochs: many}", "loop.epochs is many; it must be int"),
+    "unknown-field": ("loop: {epoch: 3}", "epoch"),
+    "unknown-section": ("looop: {epochs: 3}", "looop"),
+}
+
+
+def _told(outcome):
+    """The one line of an outcome that is a mistake."""
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["frobnicate"], "commands are doctor, prepare, train"),
+        (["train", "--frob", "1"], "--frob"),
+        (["train", "--loop.epoch", "3"], "--loop.epoch"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["prepare"], "{synthetic,taobao,tmall,movielens,csv}"),
+        (["prepare", "amazon"], "'amazon'"),
+        (["prepare", "synthetic"], "--out"),
+        (["prepare", "synthetic", "--out", "x", "--users", "-1"], "--users is -1"),
+        (["prepare", "taobao", "--raw", "nowhere.csv", "--out", "x"], "--raw is nowhere.csv"),
+        (["compare", "--presets", "[sim]"], "one of 'dare', 'twin'"),
+        (["bench", "train", "--preset", "sim"], "one of 'dare', 'twin'"),
+        (["doctor", "--deep"], "--deep"),
+    ],
+)
+def test_a_wrong_command_is_told_in_a_line(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert told in _told(dare(*arguments))
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".parquet")]
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--model.preset=sim", "one of 'dare', 'twin'"),
+        ("--model.search.top_k=30", "top_k is 30 but data.history_length is 20"),
+        ("--data.schema=nowhere.json", "nowhere.json"),
+        ("--data.train=nowhere", "data.train: nowhere"),
+        ("--data.val=nowhere", "data.val: nowhere"),
+        ("--data.test=nowhere", "data.test: nowhere"),
+        ("--data.val=", "data.val is empty"),
+        ("--data.layout=request", "data.layout is request"),
+        ("--data.item_rows=50", "give at least 101"),
+        ("--sharding.plan=nowhere.yaml", "nowhere.yaml"),
+        ("--name=a/b", "no slash"),
+        ("--seed=-1", "seed is -1"),
+        ("--loop.epochs=-1", "loop.epochs is -1"),
+        ("--data.batch_size=0", "data.batch_size is 0"),
+        ("--checkpoint.keep_last=0", "checkpoint.keep_last is 0"),
+        ("--optim.sparse.learning_rate=-1", "optim.sparse.learning_rate is -1"),
+        ("--optim.dense.beta1=1.5", "optim.dense.beta1 is 1.5"),
+        ("--optim.dense.clip_norm=-1", "optim.dense.clip_norm is -1"),
+        ("--optim.schedule.decay=cosine", "decay_steps 0"),
+        ("--model.embeddings.attention.item=7", "multiple of 4"),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_line_and_leaves_nothing(data, tmp_path, option, told):
+    assert told in _told(dare("train", *data, f"--out_dir={tmp_path}", option))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_wrong_config_file_is_told_in_a_line(tmp_path, name):
+    content, told = CONFIGS[name]
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    assert told in _told(dare("train", f"--config={file}", f"--out_dir={tmp_path / 'runs'}"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_wrong_plan_is_told_in_a_line(data, tmp_path, name):
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLANS[name])
+    runs = tmp_path / "runs"
+    told = _told(dare("train", *data, f"--out_dir={runs}", f"--sharding.plan={file}"))
+    assert "sharding.plan" in told
+    assert not runs.exists()
+
+
+def test_two_mistakes_are_two_lines(data, tmp_path):
+    options = ["--model.search.top_k=30", "--data.item_rows=50"]
+    outcome = dare("train", *data, f"--out_dir={tmp_path}", *options)
+    assert outcome.code == 2
+    assert [line.split("error: ")[1].split()[0] for line in outcome.err.splitlines()] == [
+        "model.search.top_k",
+        "data.item_rows",
+    ]
+
+
+def test_a_dataset_is_not_written_over(dataset):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    assert str(dataset) in _told(dare("prepare", "synthetic", f"--out={dataset}", "--users=9"))
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
+
+
+def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
+    (file,) = (dataset / "train").glob("*.parquet")
+    table = pq.read_table(file)
+    name = next(n for n in table.column_names if "item" in n and "target" not in n)
+    column = table[name].combine_chunks()
+    values = column.values.to_pylist()
+    values[len(values) // 2] = 5000
+    changed = pa.LargeListArray if pa.types.is_large_list(column.type) else pa.ListArray
+    changed = changed.from_arrays(column.offsets, pa.array(values, column.type.value_type))
+    broken = tmp_path / "broken.parquet"
+    place = table.column_names.index(name)
+    pq.write_table(table.set_column(place, table.field(name), changed), broken)
+    outcome = dare("train", *data, f"--out_dir={tmp_path}", f"--data.train={broken}")
+    assert outcome.code == 2
+    (line,) = [line for line in outcome.err.splitlines() if "error" in line]
+    for word in (broken.name, "5000", "item"):
+        assert word in line

@@ -1,0 +1,83 @@
+"""Every way to train that a config offers counts each target once and ends with finite metrics."""
+
+import math
+
+import pytest
+
+from tests.commands import TARGETS, dare_without_report, data_options, prepare_small, rows_of
+
+
+def _train(data, out, *options):
+    outcome = dare_without_report("train", *data, f"--out_dir={out}", *options)
+    result = outcome.result
+    assert all(math.isfinite(result[name]) for name in ("auc", "gauc", "ne", "logloss"))
+    return outcome, result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.preset=twin"],
+        ["--loop.precision=bfloat16"],
+        ["--optim.sparse.name=partial_rowwise_adam", "--optim.dense.name=adamw"],
+        ["--optim.sparse.name=sgd", "--optim.dense.name=sgd", "--optim.dense.clip_norm=1"],
+        ["--model.head.norm=layer", "--model.head.auxiliary_weight=0"],
+        ["--model.head.inputs=product", "--model.attention.scale=joint"],
+        ["--model.embeddings.attention={item: 8, category: 4, position: 0}"],
+    ],
+    ids=lambda options: options[0][2:],
+)
+def test_each_way_counts_every_target_once(data, tmp_path, options):
+    _, result = _train(data, tmp_path, *options)
+    assert result["samples"] == TARGETS["train"]
+
+
+def test_workers_read_every_target_once(data, tmp_path):
+    _, result = _train(data, tmp_path, "--data.workers=2")
+    assert result["samples"] == TARGETS["train"]
+
+
+def test_the_schedule_sets_the_rates_of_each_step(data, tmp_path):
+    _train(
+        data,
+        tmp_path,
+        "--telemetry.log_every=1",
+        "--optim.dense.learning_rate=0.01",
+        "--optim.schedule.warmup_steps=2",
+        "--optim.schedule.decay=linear",
+        "--optim.schedule.decay_steps=4",
+    )
+    rates = rows_of(tmp_path / "run", "train/learning_rate_dense")
+    expected = [0.005, 0.01, 0.01, 0.0075, 0.005, 0.0025, 0, 0, 0, 0]
+    assert list(rates.values()) == pytest.approx(expected)
+
+
+def test_evaluations_come_when_they_are_due(data, tmp_path):
+    _train(data, tmp_path, "--loop.evaluate_every=4")
+    assert list(rows_of(tmp_path / "run", "eval/auc")) == [4, 8, 10]
+
+
+def test_without_a_test_split_val_is_scored(data, tmp_path):
+    _, result = _train(data, tmp_path, "--data.test=")
+    assert result["split"] == "val"
+    assert result["auc"] == result["val_auc"]
+
+
+def test_hashed_ids_train_and_their_collisions_are_told(data, tmp_path):
+    outcome, result = _train(data, tmp_path, "--data.ids=hash", "--data.item_rows=50")
+    assert result["samples"] == TARGETS["train"]
+    told = [line for line in outcome.err.splitlines() if "share a row" in line]
+    assert len(told) == 2  # Of items and of categories, of the training split alone.
+    # 100 ids in the 49 rows that hashing uses: at least 51 must share.
+    assert int(told[0].split("hash: ")[1].split(" ")[0]) >= 51
+
+
+def test_the_layout_changes_nothing_but_the_files(data, tmp_path):
+    """The same requests, one row each: an unshuffled pass scores the same targets."""
+    folder = prepare_small(tmp_path / "requests", "--layout=request")
+    options = [*data_options(folder), "--data.layout=request"]
+    _, requests = _train(options, tmp_path / "a", "--data.shuffle_requests=0")
+    _, users = _train(data, tmp_path / "b", "--data.shuffle_requests=0")
+    assert requests["samples"] == users["samples"] == TARGETS["train"]
+    assert requests["auc"] == pytest.approx(users["auc"], abs=1e-6)
+    assert requests["logloss"] == pytest.approx(users["logloss"], abs=1e-6)
