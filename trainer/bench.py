@@ -24,6 +24,7 @@ from trainer.arguments import parse_run, run_parser
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
+from trainer.optim import SparseOptimizer
 from trainer.telemetry import configure_logging, peak_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def bench_train(
     batch_size: int = 2048,
     targets: int = 3,
     auxiliary: bool = True,
-    sparse_optimizer: str = "adam",
+    sparse_optimizer: SparseOptimizer = "adam",
     steps: int = 30,
     repeats: int = 5,
     seed: int = 1,
@@ -67,7 +68,13 @@ def bench_train(
 
     Returns:
         samples/s (median, least, most), peak memory, share of time waiting for data, what was run.
+
+    Raises:
+        ValueError: nothing to measure.
     """
+    for name, count in (("steps", steps), ("repeats", repeats)):
+        if count < 1:
+            raise ValueError(f"--{name} is {count}; it must be at least 1")
     setting: dict[str, Any] = {
         "preset": preset,
         "items": items,

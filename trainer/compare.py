@@ -81,6 +81,8 @@ def compare(
     """
     folder = Path(out)
     cells = []
+    # A mistake in them must not wait for the first log to be made.
+    parse_run(run_parser("dare compare", ""), [f"--config={config}", *options])
     with run_context() as context:
         configure_logging(context.rank)
         for agreement in agreements:

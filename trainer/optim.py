@@ -14,6 +14,8 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+SparseOptimizer = Literal["rowwise_adagrad", "adam", "partial_rowwise_adam", "sgd"]
+
 _SPARSE = {
     "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
     "adam": EmbOptimType.ADAM,
@@ -30,7 +32,7 @@ class SparseOptimizerConfig:
     momentum, so `adam` here and the paper's released code are not the same optimizer.
     """
 
-    name: Literal["rowwise_adagrad", "adam", "partial_rowwise_adam", "sgd"] = "adam"
+    name: SparseOptimizer = "adam"
     """`rowwise_adagrad` keeps one number a row, `partial_rowwise_adam` a row and one number,
     `adam` two rows, `sgd` nothing."""
     learning_rate: float = 0.01

@@ -43,8 +43,11 @@ def _told(outcome):
         (["prepare", "synthetic"], "--out"),
         (["prepare", "synthetic", "--out", "x", "--users", "-1"], "--users is -1"),
         (["prepare", "taobao", "--raw", "nowhere.csv", "--out", "x"], "--raw is nowhere.csv"),
+        (["compare", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml"),
         (["compare", "--presets", "[sim]"], "one of 'dare', 'twin'"),
         (["bench", "train", "--preset", "sim"], "one of 'dare', 'twin'"),
+        (["bench", "train", "--steps", "0"], "--steps is 0"),
+        (["bench", "train", "--sparse_optimizer", "lion", "--items", "9"], "'rowwise_adagrad'"),
         (["doctor", "--deep"], "--deep"),
     ],
 )

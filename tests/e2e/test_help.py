@@ -1,0 +1,82 @@
+"""What a newcomer reads: introduction, help, recipes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.commands import dare
+from trainer.arguments import parse_run, run_parser
+
+RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
+COMMANDS = ("doctor", "prepare", "train", "evaluate", "compare", "bench train")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_the_introduction_names_every_command(arguments):
+    outcome = dare(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    for command in COMMANDS:
+        assert f"dare {command}" in outcome.out
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_help_of_a_run_explains_every_field(command):
+    outcome = dare(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    usage, _, fields = outcome.out.partition("\n\n")
+    assert len(usage.splitlines()) <= 2
+    for told in ("--loop.epochs EPOCHS", "Passes over the training data.", "default: 0.01"):
+        assert told in fields
+
+
+@pytest.mark.parametrize("source", ["synthetic", "taobao", "tmall", "movielens", "csv"])
+def test_help_of_a_source_shows_what_it_needs(source):
+    outcome = dare("prepare", source, "--help")
+    assert outcome.code == 0
+    usage = outcome.out.splitlines()[0]
+    assert usage.startswith(f"usage: dare prepare {source} ")
+    assert "--out OUT" in usage
+    assert ("--raw RAW" in usage) == (source != "synthetic")
+
+
+def test_every_option_has_an_explanation():
+    for command in (["train"], ["compare"], ["bench", "train"], ["prepare", "csv"]):
+        blocks = dare(*command, "--help").out.split("\n  --")[1:]
+        assert len(blocks) > 5
+        for block in blocks:
+            _option, _value, *explained = block.partition("(type:")[0].split()
+            assert len(explained) >= 2, f"--{block} is not explained"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_only_what_there_is(recipe):
+    config, _, _ = parse_run(run_parser("test", ""), [f"--config={recipe}"])
+    assert config.name == recipe.stem
+    assert config.model.preset == recipe.stem.split("_")[1]
+    told = yaml.safe_load(recipe.read_text())
+    assert config.data.history_length == told["data"]["history_length"]
+    uses = config.model.embeddings.uses
+    shared = uses.attention_target == uses.representation_target
+    assert shared == (config.model.preset == "twin")
+
+
+def test_recipes_come_in_pairs_that_differ_by_the_preset_alone():
+    for dare_recipe in RECIPES[::2]:
+        twin_recipe = dare_recipe.with_stem(dare_recipe.stem.replace("_dare", "_twin"))
+        one, other = (yaml.safe_load(path.read_text()) for path in (dare_recipe, twin_recipe))
+        assert one["model"].pop("preset") == "dare"
+        assert other["model"].pop("preset") == "twin"
+        one.pop("name")
+        other.pop("name")
+        assert one == other
+
+
+def test_doctor_finds_nothing_wrong_and_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "doctor"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].startswith("0 errors")
