@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, without the program's name.
 
     Returns:
-        The exit code: 0, 1 where the doctor found errors, 2 for a user's mistake.
+        The exit code: 0, 1 where the doctor found errors, 2 for a user's mistake, 130 for Ctrl-C.
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return commands[arguments[0]](arguments[1:])
+    except KeyboardInterrupt:
+        print(f"dare {arguments[0]}: interrupted; what is written stays", file=sys.stderr)
+        return 130
     except (ArgumentError, ValueError, RuntimeError, OSError) as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import dare
+from trainer.cli import main
 
 PLANS = {
     "unknown-table": "tables: {attention_itm: {sharding_types: [row_wise]}}",
@@ -138,3 +139,12 @@ def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     for word in (broken.name, "5000", "item"):
         assert word in line
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    def interrupted() -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.doctor.diagnose", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "dare doctor: interrupted; what is written stays\n"
