@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
 import logging
 import math
 import time
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from modules.norm import average_running_statistics
-from pipelines.loader import Split
+from pipelines.loader import BatchStream, Split
 from pipelines.overlap import check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
 from trainer.attention_map import planted_beside
@@ -23,6 +23,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
+from trainer.result import finite, write_json
 from trainer.sharding import plan_rows, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
@@ -49,14 +50,17 @@ class Trainer:
         self.schema: DatasetSchema = load_schema(config.data.schema)
         config.check(self.schema)
         self.folder = Path(config.out_dir) / config.name
-        self.train_stream = open_stream(
-            config, "train", self.schema, context, epochs=config.loop.epochs
-        )
         self.run = build(config, self.schema, context)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, context)
         self.step = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
+
+    @functools.cached_property
+    def train_stream(self) -> BatchStream:
+        """Batches of all epochs; scoring a split never opens them."""
+        config = self.config
+        return open_stream(config, "train", self.schema, self.context, epochs=config.loop.epochs)
 
     def check_data(self) -> None:
         """Look for the files of every split, so that none is missed after hours of training.
@@ -64,6 +68,7 @@ class Trainer:
         Raises:
             ValueError: a split has none, or their columns do not fit the layout.
         """
+        assert self.train_stream.batches == 0
         for split in ("val", "test") if self.config.data.test else ("val",):
             open_stream(self.config, split, self.schema, self.context)
 
@@ -243,7 +248,7 @@ class Trainer:
         if self.context.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(self.config_yaml)
-            _write_json(self.folder / "plan.json", rows)
+            write_json(self.folder / "plan.json", rows)
 
     def _finish(self) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
@@ -271,7 +276,7 @@ class Trainer:
         }
         result = finite(result)
         if self.context.is_main:
-            _write_json(self.folder / "result.json", result)
+            write_json(self.folder / "result.json", result)
             write_report(
                 ReportData(
                     name=self.config.name,
@@ -286,15 +291,3 @@ class Trainer:
             )
             logger.info("report: %s", self.folder / "report.html")
         return result
-
-
-def finite(result: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that JSON does not know."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in result.items()
-    }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -17,7 +17,7 @@ from pipelines import storage
 from pipelines.prepare.event_store import EventStore, Resources
 from pipelines.prepare.negatives import NegativeSampler
 from pipelines.prepare.protocol import Lives, Protocol, RequestBuilder
-from pipelines.prepare.raw_file import Quarantine, RawFormat, ReadCounts, read_rows
+from pipelines.prepare.raw_file import Quarantine, RawFormat, ReadCounts, check_raw, read_rows
 from pipelines.prepare.rows import Parse
 from pipelines.prepare.writer import SPLITS, DatasetWriter
 from pipelines.schema import DatasetSchema, Layout
@@ -77,7 +77,9 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
     Raises:
         ValueError: the raw file is not what it should be, or nothing is left of it.
     """
-    # Both refuse a folder in use; better now than after hours of reading.
+    # Nothing is written for a raw log that is not there, and a folder in use is refused before
+    # hours of reading, by both of the next two.
+    check_raw(job.raw)
     _check_unused(job.out)
     writer = DatasetWriter(job.out, layout=job.layout, history_length=job.history_length)
     local = job.out if Path(job.out).is_dir() else None

@@ -115,6 +115,16 @@ class Quarantine:
             )
 
 
+def check_raw(raw: str) -> None:
+    """Make sure that the raw log is a file.
+
+    Raises:
+        ValueError: it is missing, or a folder.
+    """
+    if not storage.exists(raw) or storage.is_folder(raw):
+        raise ValueError(f"--raw is {raw}, which is not a file; give the raw log itself")
+
+
 def read_rows(
     raw: str, form: RawFormat, parse: Parse, quarantine: Quarantine, counts: ReadCounts
 ) -> Iterator[dict[str, Any]]:
@@ -134,8 +144,7 @@ def read_rows(
     Raises:
         ValueError: the file is missing, has too many damaged rows, or a quote is never closed.
     """
-    if not storage.exists(raw) or storage.is_folder(raw):
-        raise ValueError(f"--raw is {raw}, which is not a file; give the raw log itself")
+    check_raw(raw)
     with storage.open_file(raw, "rb") as stream, ThreadPoolExecutor(2) as pool:
         names, rest = _columns(stream, form)
         line = 2 if form.header else 1

@@ -140,6 +140,12 @@ def test_evaluate_finds_again_what_training_saw_on_val(overfitted):
     assert scored["auc"] == rows_of(folder, "eval/auc")[50]
 
 
+def test_evaluate_needs_only_the_split_it_scores(overfitted):
+    folder, result = overfitted
+    config = [f"--config={folder / 'config.yaml'}", "--data.train=nowhere", "--data.val=nowhere"]
+    assert dare("evaluate", *config).result["auc"] == result["auc"]
+
+
 def test_evaluate_names_what_there_is(overfitted):
     folder, result = overfitted
     outcome = dare("evaluate", f"--config={folder / 'config.yaml'}", "--at=step-00000007")
