@@ -1,4 +1,4 @@
-"""Unpooled embedding lookup on CPU, with the sparse optimizer inside its backward.
+"""Embedding lookup on CPU, one row an id, with the sparse optimizer inside its backward.
 
 FBGEMM's CPU kernel for `PoolingMode.NONE` takes about 0.5 s backward for 137 k ids of a 4 M row
 table, and knows no Adam. This one sorts the ids, sums the gradient of equal ids with one
@@ -9,8 +9,8 @@ kernels are used. Letters: N ids, U different rows, D width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import torch
@@ -27,10 +27,13 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torchrec.distributed.batched_embedding_kernel import (
     BaseBatchedEmbedding,
+    BaseBatchedEmbeddingBag,
     BatchedFusedEmbedding,
+    BatchedFusedEmbeddingBag,
     EmbeddingFusedOptimizer,
 )
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
+from torchrec.distributed.types import ShardingEnv, ShardingType
 from torchrec.modules.embedding_configs import data_type_to_sparse_type
 
 StateShape = Literal["row", "element"]
@@ -62,7 +65,7 @@ def sum_equal_rows(row_N: Tensor, grad_ND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
-    """FBGEMM's table batch on CPU with another lookup; all tables are of one width.
+    """FBGEMM's table batch on CPU with another lookup.
 
     Args:
         optimizer: SGD, rowwise Adagrad, Adam or partial rowwise Adam.
@@ -90,87 +93,112 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         super().__init__(optimizer=EmbOptimType.EXACT_SGD, eps=eps, **table_kwargs)
         self.host_optimizer = optimizer
         self.eps, self.beta1, self.beta2 = eps, beta1, beta2
-        width = self.embedding_specs[0][1]
-        rows = [spec[0] for spec in self.embedding_specs]
-        first_row = [sum(rows[:t]) for t in range(len(rows))]
-        self._first_row = first_row
-        self._row_of_feature = torch.tensor([first_row[t] for t in self.feature_table_map])
-        self.states: dict[str, Tensor] = {
-            name: torch.zeros((sum(rows),) if shape == "row" else (sum(rows), width))
-            for name, shape in _STATES[optimizer].items()
-        }
+        self.states: list[dict[str, Tensor]] = [
+            {
+                name: torch.zeros((rows,) if shape == "row" else (rows, width))
+                for name, shape in _STATES[optimizer].items()
+            }
+            for rows, width, *_ in self.embedding_specs
+        ]
 
-    def matrix(self) -> Tensor:
-        """All tables under each other: [rows of all tables, D], a view."""
-        return self.weights_host.detach().view(-1, self.embedding_specs[0][1])
+    def table(self, number: int) -> Tensor:
+        """One table, [rows, D], a view."""
+        sizes = [rows * width for rows, width, *_ in self.embedding_specs]
+        first, (rows, width, *_) = sum(sizes[:number]), self.embedding_specs[number]
+        flat: Tensor = self.weights_host.detach()
+        return flat[first : first + rows * width].view(rows, width)
 
-    def forward(self, indices: Tensor, offsets: Tensor) -> Tensor:
+    def rows(self, ids: Sequence[Tensor]) -> list[Tensor]:
         """Look ids up, one row an id.
 
         Args:
-            indices: ids, feature by feature, [N].
+            ids: of each table, [N].
+
+        Returns:
+            Of each table [N, D]. Their backward is one optimizer step.
+
+        Raises:
+            IndexError: an id is outside its table.
+        """
+        return list(_Lookup.apply(self.weights_host, self, *ids))  # type: ignore[no-untyped-call]
+
+    def forward(self, indices: Tensor, offsets: Tensor) -> Tensor:
+        """Look ids up, one row an id, where all tables are of one width.
+
+        Args:
+            indices: ids, feature by feature, [N]; a table's features follow each other.
             offsets: where each bag of each feature starts, [features * bags + 1].
 
         Returns:
             [N, D], in the order of `indices`.
 
         Raises:
-            IndexError: an id is outside all tables.
+            IndexError: an id is outside its table.
         """
-        features = self._row_of_feature.numel()
-        bags = (offsets.numel() - 1) // features
-        count = offsets[::bags].diff() if bags else offsets.new_zeros(features)
-        row_N = indices + torch.repeat_interleave(
-            self._row_of_feature, count, output_size=indices.numel()
-        )
-        output: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
-            self.weights_host, self, row_N
-        )
-        return output
+        features = self.feature_table_map
+        bags = (offsets.numel() - 1) // len(features)
+        bounds = offsets[::bags].tolist() if bags else [0] * (len(features) + 1)
+        counts = [0] * len(self.embedding_specs)
+        for table, start, stop in zip(features, bounds, bounds[1:], strict=False):
+            counts[table] += stop - start
+        return torch.cat(self.rows(torch.split(indices, counts)))
 
     @torch.no_grad()
-    def update(self, row_N: Tensor, grad_ND: Tensor) -> None:
-        """One optimizer step on the rows that occur; all others keep weight and state."""
+    def update(self, ids: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """One optimizer step on the rows that occur; all others keep weight and state.
+
+        Args:
+            ids: of each table, [N].
+            grads: of their rows, [N, D]; None where a table's rows were not used.
+        """
         self.iter += 1
-        row_U, grad_UD = sum_equal_rows(row_N, grad_ND.float())
-        _STEPS[self.host_optimizer](self, row_U, grad_UD)
+        for number, (row_N, grad_ND) in enumerate(zip(ids, grads, strict=True)):
+            if grad_ND is not None:
+                row_U, grad_UD = sum_equal_rows(row_N, grad_ND.float())
+                home = Home(self.table(number), self.states[number])
+                _STEPS[self.host_optimizer](self, home, row_U, grad_UD)
 
     def get_optimizer_state(self) -> list[dict[str, Tensor]]:
-        """Optimizer state by table, views, under FBGEMM's names."""
-        result = []
-        for (rows, *_), first in zip(self.embedding_specs, self._first_row, strict=True):
-            result.append({name: s[first : first + rows] for name, s in self.states.items()})
-        return result
+        """Optimizer state by table, under FBGEMM's names."""
+        return self.states
+
+
+class Home(NamedTuple):
+    """Where a table's rows and their optimizer state live."""
+
+    weight: Tensor
+    states: dict[str, Tensor]
 
 
 class _Lookup(torch.autograd.Function):
     """Row gather whose backward is an optimizer step; the weights themselves get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, _weights: Tensor, tables: HostTables, row_N: Tensor) -> Tensor:
-        ctx.tables, ctx.row_N = tables, row_N
-        return tables.matrix().index_select(0, row_N)
+    def forward(ctx: Any, _weights: Tensor, tables: HostTables, *ids: Tensor) -> tuple[Tensor, ...]:
+        ctx.tables, ctx.ids = tables, ids
+        ctx.set_materialize_grads(False)
+        return tuple(tables.table(t).index_select(0, row_N) for t, row_N in enumerate(ids))
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[None, None, None]:
-        ctx.tables.update(ctx.row_N, grad_ND)
-        return None, None, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
+        ctx.tables.update(ctx.ids, grads)
+        return (None,) * (2 + len(grads))
 
 
-def _sgd(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> None:
+def _sgd(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
     # Multiplied first: index_add_ with an alpha takes three times as long (torch 2.13).
-    tables.matrix().index_add_(0, row_U, grad_UD.mul_(-tables.get_learning_rate()))
+    home.weight.index_add_(0, row_U, grad_UD.mul_(-tables.get_learning_rate()))
 
 
-def _rowwise_adagrad(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> None:
-    total_U = tables.states["sum"].index_select(0, row_U) + grad_UD.square().mean(1)
-    tables.states["sum"].index_copy_(0, row_U, total_U)
-    _sgd(tables, row_U, grad_UD / (total_U.sqrt() + tables.eps).unsqueeze(1))
+def _rowwise_adagrad(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
+    total_U = home.states["sum"].index_select(0, row_U) + grad_UD.square().mean(1)
+    home.states["sum"].index_copy_(0, row_U, total_U)
+    _sgd(tables, home, row_U, grad_UD / (total_U.sqrt() + tables.eps).unsqueeze(1))
 
 
-def _adam(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> None:
+def _adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
     """PyTorch's own fused Adam, on the rows that occur."""
-    homes = (tables.matrix(), tables.states["exp_avg"], tables.states["exp_avg_sq"])
+    homes = (home.weight, home.states["exp_avg"], home.states["exp_avg_sq"])
     weight_UD, first_UD, second_UD = (home.index_select(0, row_U) for home in homes)
     adam(
         [weight_UD],
@@ -188,29 +216,47 @@ def _adam(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> None:
         eps=tables.eps,
         maximize=False,
     )
-    for home, value_UD in zip(homes, (weight_UD, first_UD, second_UD), strict=True):
-        home.index_copy_(0, row_U, value_UD)
+    for whole, value_UD in zip(homes, (weight_UD, first_UD, second_UD), strict=True):
+        whole.index_copy_(0, row_U, value_UD)
 
 
-def _partial_rowwise_adam(tables: HostTables, row_U: Tensor, grad_UD: Tensor) -> None:
+def _partial_rowwise_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
     """Adam whose second moment is one number a row, the mean square of the row's gradient."""
     step = int(tables.iter)
-    first_UD = tables.states["exp_avg"].index_select(0, row_U)
+    first_UD = home.states["exp_avg"].index_select(0, row_U)
     first_UD.lerp_(grad_UD, 1 - tables.beta1)
-    tables.states["exp_avg"].index_copy_(0, row_U, first_UD)
-    second_U = tables.states["exp_avg_sq"].index_select(0, row_U)
+    home.states["exp_avg"].index_copy_(0, row_U, first_UD)
+    second_U = home.states["exp_avg_sq"].index_select(0, row_U)
     second_U.lerp_(grad_UD.square().mean(1), 1 - tables.beta2)
-    tables.states["exp_avg_sq"].index_copy_(0, row_U, second_U)
+    home.states["exp_avg_sq"].index_copy_(0, row_U, second_U)
     root_U = (second_U / (1 - tables.beta2**step)).sqrt_().add_(tables.eps)
-    _sgd(tables, row_U, first_UD.div_(1 - tables.beta1**step) / root_U.unsqueeze(1))
+    _sgd(tables, home, row_U, first_UD.div_(1 - tables.beta1**step) / root_U.unsqueeze(1))
 
 
-_STEPS: dict[EmbOptimType, Callable[[HostTables, Tensor, Tensor], None]] = {
+_STEPS: dict[EmbOptimType, Callable[[HostTables, Home, Tensor, Tensor], None]] = {
     EmbOptimType.EXACT_SGD: _sgd,
     EmbOptimType.EXACT_ROWWISE_ADAGRAD: _rowwise_adagrad,
     EmbOptimType.ADAM: _adam,
     EmbOptimType.PARTIAL_ROWWISE_ADAM: _partial_rowwise_adam,
 }
+
+
+def _host_tables(
+    kernel: BaseBatchedEmbedding[Any] | BaseBatchedEmbeddingBag[Any], pooling: PoolingMode
+) -> HostTables:
+    """The tables that one of TorchRec's kernels holds on this rank."""
+    config = kernel.config
+    return HostTables(
+        embedding_specs=[
+            (rows, cols, EmbeddingLocation.HOST, ComputeDevice.CPU)
+            for rows, cols in zip(kernel._local_rows, kernel._local_cols, strict=True)
+        ],
+        feature_table_map=kernel._feature_table_map,
+        pooling_mode=pooling,
+        weights_precision=data_type_to_sparse_type(config.data_type),
+        table_names=[table.name for table in config.embedding_tables],
+        **dict(config.fused_params or {}),
+    )
 
 
 class HostKernel(BatchedFusedEmbedding):
@@ -223,32 +269,39 @@ class HostKernel(BatchedFusedEmbedding):
         device: torch.device | None = None,
     ) -> None:
         BaseBatchedEmbedding.__init__(self, config, pg, device)
-        fused = dict(config.fused_params or {})
-        self._emb_module = HostTables(
-            embedding_specs=[
-                (rows, cols, EmbeddingLocation.HOST, ComputeDevice.CPU)
-                for rows, cols in zip(self._local_rows, self._local_cols, strict=True)
-            ],
-            feature_table_map=self._feature_table_map,
-            pooling_mode=PoolingMode.NONE,
-            weights_precision=data_type_to_sparse_type(config.data_type),
-            device=device,
-            table_names=[table.name for table in config.embedding_tables],
-            **fused,
-        )
+        self._emb_module = _host_tables(self, PoolingMode.NONE)
+        self._optim = EmbeddingFusedOptimizer(config, self._emb_module, pg)
+        self.init_parameters()
+
+
+class HostBagKernel(BatchedFusedEmbeddingBag):
+    """TorchRec's fused kernel of pooled tables, over `HostTables`, which only looks rows up."""
+
+    def __init__(
+        self,
+        config: GroupedEmbeddingConfig,
+        pg: dist.ProcessGroup | None = None,
+        device: torch.device | None = None,
+        sharding_type: ShardingType | None = None,
+        env: ShardingEnv | None = None,  # noqa: ARG002  TorchRec names it.
+    ) -> None:
+        BaseBatchedEmbeddingBag.__init__(self, config, pg, device, sharding_type)
+        self._emb_module = _host_tables(self, PoolingMode.SUM)
         self._optim = EmbeddingFusedOptimizer(config, self._emb_module, pg)
         self.init_parameters()
 
 
 @contextlib.contextmanager
 def host_kernels(device: torch.device) -> Iterator[None]:
-    """While sharding on a CPU, let TorchRec build `HostKernel` for its fused unpooled tables.
+    """While sharding on a CPU, let TorchRec build our kernels for its fused tables.
 
-    TorchRec 1.6 to 1.8 names the kernel's class in the module that builds lookups and offers no
-    other place to choose one.
+    TorchRec 1.6 to 1.8 names the kernels' classes in the module that builds lookups and offers no
+    other place to choose them.
     """
     if device.type != "cpu":
         yield
         return
-    with mock.patch.object(torchrec_lookup, "BatchedFusedEmbedding", HostKernel):
+    with mock.patch.multiple(
+        torchrec_lookup, BatchedFusedEmbedding=HostKernel, BatchedFusedEmbeddingBag=HostBagKernel
+    ):
         yield

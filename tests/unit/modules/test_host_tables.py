@@ -17,7 +17,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 
-from modules.host_tables import HostKernel, HostTables, host_kernels, sum_equal_rows
+from modules.host_tables import HostBagKernel, HostKernel, HostTables, host_kernels, sum_equal_rows
 
 RATE, EPS, BETA1, BETA2 = 0.1, 1e-3, 0.9, 0.99
 WIDTH = 4
@@ -37,8 +37,18 @@ def make_tables(optimizer: EmbOptimType) -> HostTables:
         pooling_mode=PoolingMode.NONE,
     )
     torch.manual_seed(3)
-    tables.matrix().normal_()
+    tables.weights_host.data.normal_()
     return tables
+
+
+def matrix(tables: HostTables) -> Tensor:
+    """Both tables under each other, a copy."""
+    return torch.cat([tables.table(0), tables.table(1)])
+
+
+def states(tables: HostTables) -> dict[str, Tensor]:
+    """The optimizer's state of both tables under each other."""
+    return {name: torch.cat([s[name] for s in tables.states]) for name in tables.states[0]}
 
 
 def run(tables: torch.nn.Module) -> None:
@@ -95,21 +105,21 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_each_optimizer_takes_the_steps_of_its_formula(optimizer: EmbOptimType) -> None:
     tables = make_tables(optimizer)
-    before = tables.matrix().clone()
+    before = matrix(tables)
     run(tables)
     torch.testing.assert_close(
-        tables.matrix().double(), expected(optimizer, before), rtol=1e-5, atol=1e-6
+        matrix(tables).double(), expected(optimizer, before), rtol=1e-5, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rows_that_do_not_occur_keep_weight_and_state(optimizer: EmbOptimType) -> None:
     tables = make_tables(optimizer)
-    before = tables.matrix().clone()
+    before = matrix(tables)
     run(tables)
     absent = [1, 3, 4, 6 + 2, 6 + 3]
-    assert torch.equal(tables.matrix()[absent], before[absent])
-    for state in tables.states.values():
+    assert torch.equal(matrix(tables)[absent], before[absent])
+    for state in states(tables).values():
         assert state[absent].eq(0).all()
         present = [row for row in range(sum(ROWS)) if row not in absent]
         assert state[present].flatten(1 if state.dim() > 1 else 0).ne(0).all()
@@ -120,7 +130,7 @@ def test_lookup_is_an_index_select_in_the_order_of_the_ids() -> None:
     indices = torch.tensor([5, 0, 5, 4, 0, 1])
     found = tables(indices, torch.tensor([0, 1, 3, 4, 6]))
     rows = torch.tensor([5, 0, 5, 6 + 4, 6 + 0, 6 + 1])
-    assert torch.equal(found, tables.matrix().index_select(0, rows))
+    assert torch.equal(found, matrix(tables).index_select(0, rows))
 
 
 def test_features_of_one_table_share_its_rows() -> None:
@@ -129,7 +139,7 @@ def test_features_of_one_table_share_its_rows() -> None:
         feature_table_map=[0, 0, 1],
         pooling_mode=PoolingMode.NONE,
     )
-    tables.matrix().copy_(torch.arange(6.0).unsqueeze(1).expand(6, WIDTH))
+    tables.weights_host.data.copy_(torch.arange(6.0).repeat_interleave(WIDTH))
     # Two bags a feature: history [2, 0] and [], target [1] and [2], other table [] and [0].
     found = tables(torch.tensor([2, 0, 1, 2, 0]), torch.tensor([0, 2, 2, 3, 4, 4, 5]))
     assert found[:, 0].tolist() == [2, 0, 1, 2, 3]
@@ -157,10 +167,10 @@ def test_an_unknown_optimizer_is_an_error_that_names_the_known() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_without_ids_counts_and_moves_nothing(optimizer: EmbOptimType) -> None:
     tables = make_tables(optimizer)
-    before = tables.matrix().clone()
+    before = matrix(tables)
     tables(torch.tensor([], dtype=torch.long), torch.tensor([0, 0, 0])).sum().backward()
     assert int(tables.iter) == 1
-    assert torch.equal(tables.matrix(), before)
+    assert torch.equal(matrix(tables), before)
 
 
 @pytest.mark.parametrize("optimizer", [EmbOptimType.EXACT_SGD, EmbOptimType.EXACT_ROWWISE_ADAGRAD])
@@ -185,7 +195,7 @@ def test_steps_equal_those_of_fbgemms_own_cpu_kernel(optimizer: EmbOptimType) ->
         (mine * weight).sum().backward()
         (pooled * weight).sum().backward()
         torch.testing.assert_close(
-            ours.matrix(), theirs.weights_host.detach().view(-1, WIDTH), rtol=1e-5, atol=1e-6
+            matrix(ours), theirs.weights_host.detach().view(-1, WIDTH), rtol=1e-5, atol=1e-6
         )
 
 
@@ -194,17 +204,38 @@ def test_optimizer_state_is_split_by_table_under_fbgemms_names(optimizer: EmbOpt
     tables = make_tables(optimizer)
     run(tables)
     by_table = tables.get_optimizer_state()
-    assert [len(value) for state in by_table[:1] for value in state.values()] == [
-        ROWS[0] for _ in by_table[0]
-    ]
-    for name, whole in tables.states.items():
-        assert torch.equal(torch.cat([state[name] for state in by_table]), whole)
-        assert by_table[1][name].data_ptr() == whole[ROWS[0] :].data_ptr()
+    for rows, state in zip(ROWS, by_table, strict=True):
+        assert [len(value) for value in state.values()] == [rows] * len(state)
+        assert all(value.ne(0).any() for value in state.values())
+    names = {
+        EmbOptimType.EXACT_SGD: set(),
+        EmbOptimType.EXACT_ROWWISE_ADAGRAD: {"sum"},
+        EmbOptimType.ADAM: {"exp_avg", "exp_avg_sq"},
+        EmbOptimType.PARTIAL_ROWWISE_ADAM: {"exp_avg", "exp_avg_sq"},
+    }
+    assert set(by_table[0]) == names[optimizer]
+
+
+def test_tables_of_several_widths_are_looked_up_and_stepped_apart() -> None:
+    widths = (8, 4)
+    tables = HostTables(
+        learning_rate=1.0,
+        embedding_specs=[(3, width, EmbeddingLocation.HOST, ComputeDevice.CPU) for width in widths],
+        pooling_mode=PoolingMode.SUM,
+    )
+    tables.weights_host.data.copy_(torch.arange(36.0))
+    first, second = tables.rows([torch.tensor([2, 2]), torch.tensor([1])])
+    assert first.tolist() == [list(range(16, 24))] * 2
+    assert second.tolist() == [[28, 29, 30, 31]]
+    (first.sum() + 5 * second.sum()).backward()
+    assert tables.table(0).tolist() == [*torch.arange(16).view(2, 8).tolist(), list(range(14, 22))]
+    assert tables.table(1)[1].tolist() == [23, 24, 25, 26]
 
 
 def raise_while_swapped() -> None:
     with host_kernels(torch.device("cpu")):
         assert torchrec_lookup.BatchedFusedEmbedding is HostKernel
+        assert torchrec_lookup.BatchedFusedEmbeddingBag is HostBagKernel
         raise RuntimeError("stop")
 
 
