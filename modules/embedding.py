@@ -9,19 +9,27 @@ Letters: R requests, N behaviours or targets of a batch, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
+from torchrec import (
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    JaggedTensor,
+    KeyedJaggedTensor,
+)
+
+from modules.pooled import Pool, PooledEmbeddings, Side
 
 Use = Literal[
     "attention_target", "attention_history", "representation_target", "representation_history"
 ]
 USES: tuple[Use, ...] = get_args(Use)
 TABLES = ("item", "category")
-Lookups = dict[str, dict[str, JaggedTensor]]
-"""By collection, then by feature: one row a behaviour or a target."""
+Lookups = dict[str, dict[str, JaggedTensor] | Pool]
+"""By collection: by feature one row a behaviour or a target; or a pool that waits for weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,10 @@ class EmbeddingsConfig:
     """Widths of the spaces that attention reads."""
     representation: WidthsConfig = field(default_factory=WidthsConfig)
     """Widths of the spaces that the head reads."""
+    representation_lookup: Literal["pooled", "unpooled"] = "pooled"
+    """`pooled`: each shard sums the behaviours it holds, and one vector a target crosses the
+    network. `unpooled`: every behaviour's own vector does. A space that attention reads too, as in
+    TWIN, is always read unpooled."""
 
     def __post_init__(self) -> None:
         self.spaces()
@@ -105,11 +117,21 @@ class EmbeddingsConfig:
                 )
         return found
 
-    def readers(self, space: str) -> list[str]:
+    @property
+    def pooled_space(self) -> str | None:
+        """The space that is read in weighted bags, if there is one."""
+        space = self.space("representation_history")
+        for_attention = {self.space("attention_target"), self.space("attention_history")}
+        if self.representation_lookup == "unpooled" or space in for_attention:
+            return None
+        return space
+
+    def readers(self, space: str) -> list[Side]:
         """`history` and `target`, as far as one of their uses reads the space."""
+        sides: tuple[Side, ...] = ("history", "target")
         return [
             side
-            for side in ("history", "target")
+            for side in sides
             if any(self.space(use) == space for use in USES if use.endswith(side))
         ]
 
@@ -117,21 +139,44 @@ class EmbeddingsConfig:
 class Embeddings(nn.Module):
     """The collections that hold all item and category tables.
 
-    One collection a space and width, because an `EmbeddingCollection` takes one width only.
+    The space that is read pooled is one `PooledEmbeddings`. Of all others there is one collection a
+    space and width, because an `EmbeddingCollection` takes one width only.
 
     Args:
         config: spaces and widths.
         rows: rows of the `item` and of the `category` table.
         device: `meta` where the tables are made by sharding.
+        whole_histories: the head sums whole histories beside what the search keeps.
     """
 
     def __init__(
-        self, config: EmbeddingsConfig, rows: dict[str, int], device: torch.device
+        self,
+        config: EmbeddingsConfig,
+        rows: dict[str, int],
+        device: torch.device,
+        *,
+        whole_histories: bool,
     ) -> None:
         super().__init__()
         self.config = config
         self.collections = nn.ModuleDict()
         for space, widths in config.spaces().items():
+            if space == config.pooled_space:
+                self.collections[f"{space}_pooled"] = PooledEmbeddings(
+                    [
+                        EmbeddingBagConfig(
+                            name=f"{space}_{table}",
+                            embedding_dim=getattr(widths, table),
+                            num_embeddings=rows[table],
+                            feature_names=[table],
+                        )
+                        for table in TABLES
+                    ],
+                    sides=config.readers(space),
+                    whole=whole_histories,
+                    device=device,
+                )
+                continue
             for width in sorted({widths.item, widths.category}):
                 tables = [
                     EmbeddingConfig(
@@ -154,7 +199,7 @@ class Embeddings(nn.Module):
             features: keys `history_item history_category target_item target_category`, stride R.
 
         Returns:
-            By collection, then by feature: the rows of its ids, [N, D].
+            By collection: by feature the rows of its ids, [N, D], or a pool.
         """
         return {name: collection(features) for name, collection in self.collections.items()}
 
@@ -170,13 +215,15 @@ class Embeddings(nn.Module):
         """
         space, side = self.config.space(use), use.rpartition("_")[2]
         widths = self.config.spaces()[space]
-        return torch.cat(
-            [
-                lookups[f"{space}_{getattr(widths, table)}"][f"{side}_{table}"].values()
-                for table in TABLES
-            ],
-            dim=1,
-        )
+        parts = []
+        for table in TABLES:
+            found = cast(dict[str, JaggedTensor], lookups[f"{space}_{getattr(widths, table)}"])
+            parts.append(found[f"{side}_{table}"].values())
+        return torch.cat(parts, dim=1)
+
+    def pool(self, lookups: Lookups) -> Pool:
+        """The pool of the space that is read pooled."""
+        return cast(Pool, lookups[f"{self.config.pooled_space}_pooled"])
 
 
 class Positions(nn.Module):

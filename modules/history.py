@@ -75,7 +75,8 @@ class RequestGrid:
             value_RMKD. What padding returns is some behaviour's row: its weight must be zero.
         """
         if value_ND.size(0) == 0:
-            return value_ND.new_zeros(*index_RMK.shape, value_ND.size(1))
+            # Tied to the lookup all the same: over ranks, its backward is a collective.
+            return value_ND.sum() + value_ND.new_zeros(*index_RMK.shape, value_ND.size(1))
         row_RMK = index_RMK + self.history_offset_R1[:-1, None, None]
         row_C = row_RMK.clamp(max=value_ND.size(0) - 1).flatten()
         return value_ND.index_select(0, row_C).view(*index_RMK.shape, -1)

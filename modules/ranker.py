@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from modules.attention import AttentionConfig, masked_softmax, pool_all, pool_kept
-from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions, Use
+from modules.attention import AttentionConfig, masked_softmax, pool_kept
+from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions
 from modules.head import Head, HeadConfig
 from modules.history import RequestGrid
+from modules.representation import Kept, make_reader
 from modules.scorers import DotScorer
 from modules.search import SearchConfig, SearchUnit
 
@@ -86,7 +87,12 @@ class Ranker(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config.embeddings, rows, device)
+        self.embeddings = Embeddings(
+            config.embeddings,
+            rows,
+            device,
+            whole_histories=config.head.auxiliary_weight > 0,
+        )
         self.interaction = Interaction(config, self.embeddings, history_length, autocast)
 
     def forward(
@@ -127,8 +133,8 @@ class Interaction(nn.Module):
         autocast: torch.dtype | None,
     ) -> None:
         super().__init__()
-        # A plain reference: registering it would make the tables parameters of this module too.
-        self._view = embeddings.view
+        # Plain references: registered, they would make the tables parameters of this module too.
+        self._view, self._read = embeddings.view, make_reader(embeddings)
         self.autocast = autocast
         self.positions = Positions(config.embeddings, history_length)
         self.attention_scorer = DotScorer(config.attention.scale)
@@ -175,27 +181,25 @@ class Interaction(nn.Module):
         index_RMK, valid_RMK = self.search(score_RML, behaviour_RL)
         weight_RMK = masked_softmax(score_RML.gather(2, index_RMK), valid_RMK)
 
-        use: Use = "representation_history"
-        value_ND = self._view(lookups, use)
-        position_LP = self.positions.history(use, grid.num_history)
-        target_TD = self._target(lookups)
+        position_LP = self.positions.history("representation_history", grid.num_history)
+        kept = Kept(index_RMK, valid_RMK, weight_RMK)
         if self.auxiliary_head is None:
-            pooled_RMD = [
-                pool_kept(weight_RMK, grid.kept_rows(value_ND, index_RMK)),
-                pool_kept(weight_RMK, position_LP[index_RMK]),
-            ]
+            read = self._read.kept(lookups, grid, kept)
+            position_RCP = pool_kept(weight_RMK, position_LP[index_RMK])
         else:
             # The auxiliary head sums all behaviours: one product serves both heads' weights.
-            weight_RML = torch.cat(
+            weight_RCL = torch.cat(
                 [
                     torch.zeros_like(score_RML).scatter(2, index_RMK, weight_RMK),
                     masked_softmax(score_RML, behaviour_RL.unsqueeze(1).expand_as(score_RML)),
                 ],
                 dim=1,
             )
-            pooled_RMD = [pool_all(weight_RML, grid.history(value_ND)), weight_RML @ position_LP]
-        history_RMD = torch.cat(pooled_RMD, dim=2)
-        kept_RMD, all_RMD = history_RMD.tensor_split([grid.num_targets], dim=1)
+            read = self._read.whole(lookups, grid, weight_RCL)
+            position_RCP = weight_RCL @ position_LP
+        target_TD = self._with_position(read.target_TD)
+        history_RCD = torch.cat([read.history_RCD, position_RCP], dim=2)
+        kept_RMD, all_RMD = history_RCD.tensor_split([grid.num_targets], dim=1)
         logit_T = self.head(target_TD, grid.from_targets(kept_RMD), counts_T)
         auxiliary_logit_T = None
         if self.auxiliary_head is not None:
@@ -207,13 +211,10 @@ class Interaction(nn.Module):
             grid.from_targets(weight_RMK).detach(),
         )
 
-    def _target(self, lookups: Lookups) -> Tensor:
-        """The targets from the representation space with their position's part, [T, D]."""
-        use: Use = "representation_target"
-        looked_up_TD = self._view(lookups, use)
-        position_P = self.positions.target(use)
-        position_TP = position_P.expand(looked_up_TD.size(0), -1)
-        return torch.cat([looked_up_TD, position_TP], dim=1)
+    def _with_position(self, target_TD: Tensor) -> Tensor:
+        """The targets from the representation space with their position's part."""
+        position_P = self.positions.target("representation_target")
+        return torch.cat([target_TD, position_P.expand(target_TD.size(0), -1)], dim=1)
 
 
 def _offsets(features: KeyedJaggedTensor, key: str) -> Tensor:

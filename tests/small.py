@@ -148,10 +148,14 @@ def _targets(targets: list[tuple[int, int, float]]) -> dict[str, object]:
 
 
 def make_task(
-    config: RankerConfig, *, l2: float = 1e-2, autocast: torch.dtype | None = None
+    config: RankerConfig,
+    *,
+    l2: float = 1e-2,
+    autocast: torch.dtype | None = None,
+    seed: int = 7,
 ) -> TrainTask:
     """An unsharded task on the CPU, all parameters drawn wide enough to matter."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     ranker = Ranker(config, rows=ROWS, history_length=HISTORY_LENGTH, device=CPU, autocast=autocast)
     widen(ranker)
     return TrainTask(ranker, auxiliary_weight=config.head.auxiliary_weight, l2=l2)
@@ -177,13 +181,11 @@ def tables_of(
 ) -> dict[str, Tensor]:
     """The three tables a space's reader takes, by feature."""
     space = getattr(config.uses, f"{use}_history")
-    widths = getattr(config, use)
     found = {
-        table: parameters[
-            f"embeddings.collections.{space}_{getattr(widths, table)}"
-            f".embeddings.{space}_{table}.weight"
-        ]
+        table: value
         for table in ROWS
+        for name, value in parameters.items()
+        if name.endswith(f".{space}_{table}.weight")
     }
     return {**found, "position": parameters[f"interaction.positions.tables.{space}"]}
 

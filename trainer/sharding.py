@@ -14,7 +14,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec import EmbeddingCollection
+from torchrec import EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -26,7 +26,9 @@ from torchrec.distributed.types import (
     ShardingPlan,
 )
 
-from modules.host_tables import host_kernels
+from modules.host_kernels import host_kernels
+from modules.pooled import PooledEmbeddings
+from modules.sharded_pooled import PooledSharder, ShardedPooledEmbeddings
 from pipelines import storage
 from trainer.distributed import RunContext
 
@@ -107,8 +109,9 @@ def sharders(fused_params: dict[str, Any]) -> list[ModuleSharder[nn.Module]]:
     return [
         cast(
             ModuleSharder[nn.Module],
-            EmbeddingCollectionSharder(fused_params=dict(fused_params)),
+            sharder(fused_params=dict(fused_params)),
         )
+        for sharder in (EmbeddingCollectionSharder, PooledSharder)
     ]
 
 
@@ -139,7 +142,7 @@ def make_plan(
     constraints = load_constraints(config.plan, list(tables), context.device.type)
     for table, features in tables.items():
         given = constraints.setdefault(table, ParameterConstraints())
-        given.pooling_factors = [pooling[feature] for feature in features]
+        given.pooling_factors = [_ids_a_request(feature, pooling) for feature in features]
         if given.sharding_types is None:
             given.sharding_types = _default_types(context)
     topology = Topology(
@@ -161,6 +164,13 @@ def make_plan(
         ) from error
 
 
+def _ids_a_request(feature: str, pooling: dict[str, float]) -> float:
+    """Of a feature; that of a pooled table, such as `item`, stands for history and target."""
+    if feature in pooling:
+        return pooling[feature]
+    return sum(ids for name, ids in pooling.items() if name.endswith(f"_{feature}"))
+
+
 def _default_types(context: RunContext) -> list[str] | None:
     """Sharding types to choose from; on one rank splitting a table only costs."""
     if context.world == 1:
@@ -170,12 +180,13 @@ def _default_types(context: RunContext) -> list[str] | None:
 
 def collection_tables(model: nn.Module) -> dict[str, list[str]]:
     """Features by table, over all collections of a model."""
-    return {
-        table.name: list(table.feature_names)
-        for module in model.modules()
-        if isinstance(module, EmbeddingCollection)
-        for table in module.embedding_configs()
-    }
+    configs: list[EmbeddingConfig | EmbeddingBagConfig] = []
+    for module in model.modules():
+        if isinstance(module, EmbeddingCollection):
+            configs += module.embedding_configs()
+        elif isinstance(module, PooledEmbeddings):
+            configs += module.embedding_bag_configs()
+    return {table.name: list(table.feature_names) for table in configs}
 
 
 def shard(
@@ -201,8 +212,8 @@ def initialise_tables(model: DistributedModelParallel, *, seed: int, std: float)
         if isinstance(value, ShardedTensor):
             for part in value.local_shards():
                 row, column = part.metadata.shard_offsets
-                width = value.size()[1]
-                _draw(part.tensor, name, seed, std, row=row, column=column, width=width)
+                width, table = value.size()[1], name.split(".")[-2]
+                _draw(part.tensor, table, seed, std, row=row, column=column, width=width)
 
 
 def _draw(
@@ -230,7 +241,7 @@ def table_kernels(model: nn.Module) -> list[SplitTableBatchedEmbeddingBagsCodege
     return [
         kernel
         for collection in model.modules()
-        if isinstance(collection, ShardedEmbeddingCollection)
+        if isinstance(collection, (ShardedEmbeddingCollection, ShardedPooledEmbeddings))
         for lookup in collection._lookups
         for kernel in lookup.modules()
         if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen)

@@ -17,7 +17,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 
-from modules.host_tables import HostBagKernel, HostKernel, HostTables, host_kernels, sum_equal_rows
+from modules.host_kernels import HostBagKernel, HostKernel, host_kernels
+from modules.host_tables import HostTables, sum_equal_rows
 
 RATE, EPS, BETA1, BETA2 = 0.1, 1e-3, 0.9, 0.99
 WIDTH = 4

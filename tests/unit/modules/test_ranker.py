@@ -7,6 +7,7 @@ import torch
 
 from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
 from modules.head import HeadConfig, head_input
+from modules.pooled import PooledEmbeddings
 from modules.presets import PRESETS, preset_fields
 from modules.ranker import InitConfig, Ranker, RankerConfig
 from tests.small import CPU, DARE, ROWS, SHARED, TWIN
@@ -23,7 +24,11 @@ def table_names(ranker: Ranker) -> set[str]:
     return {
         table.name
         for collection in ranker.embeddings.collections.values()
-        for table in collection.embedding_configs()
+        for table in (
+            collection.embedding_bag_configs()
+            if isinstance(collection, PooledEmbeddings)
+            else collection.embedding_configs()
+        )
     }
 
 

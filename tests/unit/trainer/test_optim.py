@@ -95,8 +95,8 @@ def test_rates_reach_the_fused_kernels_and_the_dense_optimizer(name, context: Ru
     assert optimizers.set_learning_rates(1) == pytest.approx({"sparse": 0.2, "dense": 0.1})
     optimizers.combined.zero_grad()
     rates = [kernel.get_learning_rate() for kernel in table_kernels(model)]
-    assert len(rates) == 4
-    assert rates == pytest.approx([0.2] * 4)
+    assert len(rates) == 3
+    assert rates == pytest.approx([0.2] * 3)
     assert [group["lr"] for group in optimizers.dense.param_groups] == pytest.approx([0.1])
 
 
@@ -110,7 +110,7 @@ def test_a_resumed_step_number_reaches_every_table(context: RunContext, tmp_path
         before = tables(model)
         set_optimizer_step(model, step)
         model(batch)[0].backward()
-        assert [int(kernel.iter) for kernel in table_kernels(model)] == [step + 1] * 4
+        assert [int(kernel.iter) for kernel in table_kernels(model)] == [step + 1] * 3
         moves[step] = {name: (table - before[name]).abs() for name, table in tables(model).items()}
     # After n steps m = 0.1 g and v = 0.001 g^2 are divided by 1 - 0.9^n and 1 - 0.999^n.
     late = 0.1 * (0.1 / (1 - 0.9**10)) / (0.001 / (1 - 0.999**10)) ** 0.5

@@ -1,0 +1,121 @@
+"""Collectives between the ranks of a process group, with gradients, and the bytes they move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+sent_bytes: Counter[str] = Counter()
+"""Bytes this process has sent to other ranks through `start_all_to_all`, by what they were; a
+gradient counts as `<what> gradient`."""
+
+
+def all_to_all_counts(counts: Sequence[Sequence[int]], group: dist.ProcessGroup) -> list[list[int]]:
+    """Send a few numbers to each rank; a collective that waits.
+
+    Args:
+        counts: for each rank, equally many whatever the sender.
+        group: the ranks.
+
+    Returns:
+        From each rank.
+    """
+    mine = len(counts[dist.get_rank(group)])
+    device = _device(group)
+    sent = torch.tensor([number for part in counts for number in part], device=device)
+    received = torch.empty(mine * len(counts), dtype=torch.int64, device=device)
+    dist.all_to_all_single(
+        received, sent, [mine] * len(counts), [len(part) for part in counts], group=group
+    )
+    numbers = received.tolist()
+    return [numbers[first : first + mine] for first in range(0, len(numbers), max(1, mine))]
+
+
+def start_all_to_all(
+    what: str, value: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup
+) -> tuple[Tensor, dist.Work]:
+    """Begin to send the pieces of a flat tensor; a collective.
+
+    Args:
+        what: under which name its bytes are counted.
+        value: pieces for each rank after each other.
+        sent: sizes of the pieces.
+        received: sizes of the pieces that come.
+        group: the ranks.
+
+    Returns:
+        The pieces of each rank after each other, and what to wait for before they are read.
+    """
+    result = value.new_empty(sum(received))
+    rank = dist.get_rank(group)
+    sent_bytes[what] += (sum(sent) - sent[rank]) * value.element_size()
+    work = dist.all_to_all_single(result, value, received, sent, group=group, async_op=True)
+    return result, work
+
+
+class _AllToAll(torch.autograd.Function):
+    """`start_all_to_all` and its wait; its gradient goes the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        what: str,
+        sent: list[int],
+        received: list[int],
+        group: dist.ProcessGroup,
+    ) -> Tensor:
+        ctx.what, ctx.sent, ctx.received, ctx.group = what, sent, received, group
+        result, work = start_all_to_all(what, value.contiguous(), sent, received, group)
+        work.wait()
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        result, work = start_all_to_all(
+            f"{ctx.what} gradient", grad.contiguous(), ctx.received, ctx.sent, ctx.group
+        )
+        work.wait()
+        return result, None, None, None, None
+
+
+def all_to_all(
+    what: str, value: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup
+) -> Tensor:
+    """Send the pieces of a flat tensor, with a gradient; arguments as in `start_all_to_all`.
+
+    Where the value wants a gradient on one rank it must on all, since backward is a collective too.
+    """
+    result: Tensor = _AllToAll.apply(value, what, sent, received, group)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The value itself, whose gradient is multiplied."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
+def scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value; its gradient is multiplied by the factor."""
+    if factor == 1:
+        return value
+    scaled: Tensor = _ScaledGradient.apply(value, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+def _device(group: dist.ProcessGroup) -> torch.device:
+    nccl = dist.get_backend(group) == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

@@ -1,0 +1,218 @@
+"""`PooledEmbeddings` as TorchRec shards them, and their sharder.
+
+TorchRec cuts, holds and steps the tables. Its own exchange of weighted bags is not used: it wants
+the weights together with the ids, and over two ranks or more it loses the gradient of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+from torchrec.distributed.comm_ops import get_gradient_division
+from torchrec.distributed.embedding_sharding import KJTListSplitsAwaitable
+from torchrec.distributed.embedding_types import KJTList
+from torchrec.distributed.embeddingbag import (
+    EmbeddingBagCollectionContext,
+    EmbeddingBagCollectionSharder,
+    ShardedEmbeddingBagCollection,
+)
+from torchrec.distributed.types import (
+    Awaitable,
+    ParameterSharding,
+    ShardingEnv,
+    ShardingType,
+)
+
+from modules.host_tables import HostTables
+from modules.pool_exchange import ShardedPool, Shards, Travelling
+from modules.pooled import LocalPool, Pool, PooledEmbeddings, slots_of
+from modules.routing import PartMap
+
+SHARDING_TYPES = (
+    ShardingType.TABLE_WISE,
+    ShardingType.ROW_WISE,
+    ShardingType.COLUMN_WISE,
+    ShardingType.TABLE_COLUMN_WISE,
+    ShardingType.TABLE_ROW_WISE,
+    ShardingType.GRID_SHARD,
+)
+"""What pooled tables can be sharded by, on CPU and on CUDA alike."""
+
+
+class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
+    """The shards of `PooledEmbeddings` on one rank."""
+
+    def __init__(
+        self,
+        module: PooledEmbeddings,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        **options: Any,
+    ) -> None:
+        super().__init__(module, params, env, **options)
+        self._sides, self._whole = module.sides, module.whole
+        names = [config.name for config in module.embedding_bag_configs()]
+        self._names = [config.feature_names[0] for config in module.embedding_bag_configs()]
+        assert env.process_group is not None
+        parts = PartMap.from_plan(
+            self.module_sharding_plan, names, dist.get_rank(env.process_group), env.world_size
+        )
+        share = 1 / parts.world if get_gradient_division() else 1.0
+        self._shards = Shards(parts, env.process_group, self._rows, share)
+        self._kernel_of_part = self._find_kernels(names)
+        self._has_uninitialized_input_dist = False  # TorchRec's own is never made.
+
+    def input_dist(
+        self, ctx: EmbeddingBagCollectionContext, features: KeyedJaggedTensor
+    ) -> Awaitable[Awaitable[KJTList]]:
+        """Send the ids, where they are known already; a collective."""
+        slots = slots_of(features, self._names, self._sides)
+        ahead: Awaitable[Any]
+        if self._shards.parts.world == 1 and self._shards.parts.in_order:
+            ahead = _Ready(LocalPool(slots, self._rows))
+        elif self._whole:
+            # Two sums for each of a request's targets: of what was kept, and of everything.
+            sums = 2 * max(1, int(features[f"target_{self._names[0]}"].lengths().max()))
+            ahead = Travelling(ShardedPool(self._shards, slots), slots, sums)
+        else:
+            ahead = _Ready(ShardedPool(self._shards, slots))
+        return KJTListSplitsAwaitable([_Started(ahead)], ctx)
+
+    def compute(self, ctx: EmbeddingBagCollectionContext, dist_input: KJTList) -> list[Tensor]:
+        """Not used: rows are looked up when their weights are there."""
+        raise NotImplementedError
+
+    def compute_and_output_dist(  # type: ignore[override]
+        self,
+        ctx: EmbeddingBagCollectionContext,  # noqa: ARG002
+        input: KJTList,
+    ) -> Pool:
+        """The pool of this batch."""
+        pool: Any = input[0]
+        return pool
+
+    def _find_kernels(self, names: list[str]) -> list[tuple[int, int]]:
+        """Number of the kernel, and of the table in it, of each part on this rank."""
+        found = {}
+        for number, kernel in enumerate(self._kernels()):
+            for table, config in enumerate(kernel.config.embedding_tables):
+                row, column = config.local_metadata.shard_offsets
+                found[names.index(config.name), column, row] = (number, table)
+        return [
+            found[part.table, part.first_column, part.first_row] for part in self._shards.parts.mine
+        ]
+
+    def _kernels(self) -> list[Any]:
+        return [kernel for lookup in self._lookups for kernel in _children(lookup)]
+
+    def _rows(self, ids: Sequence[Tensor]) -> list[Tensor]:
+        """Rows of the ids of each part on this rank; the backward is one optimizer step."""
+        rows: list[Tensor | None] = [None] * len(ids)
+        for number, kernel in enumerate(self._kernels()):
+            tables: list[Tensor] = [self._no_ids(kernel)] * len(kernel.config.embedding_tables)
+            places = {t: p for p, (k, t) in enumerate(self._kernel_of_part) if k == number}
+            for table, place in places.items():
+                tables[table] = ids[place]
+            for table, found in enumerate(look_up(kernel.emb_module, tables)):
+                if table in places:
+                    rows[places[table]] = found
+        return [row for row in rows if row is not None]
+
+    @staticmethod
+    def _no_ids(kernel: Any) -> Tensor:
+        return torch.zeros(0, dtype=torch.int64, device=kernel.emb_module.current_device)
+
+
+def look_up(kernel: SplitTableBatchedEmbeddingBagsCodegen, ids: Sequence[Tensor]) -> list[Tensor]:
+    """Rows of ids of each table of a kernel, [N, D].
+
+    FBGEMM's kernels of bags take each id as a bag of its own; tables with fewer ids than the
+    fullest end in empty bags.
+    """
+    if isinstance(kernel, HostTables):
+        return kernel.rows(ids)
+    counts = [id_N.numel() for id_N in ids]
+    bags = max(counts)
+    starts = torch.arange(bags, device=ids[0].device)
+    offsets, before = [], 0
+    for count in counts:
+        offsets.append(starts.clamp(max=count) + before)
+        before += count
+    end = starts.new_full((1,), before)
+    flat = kernel(torch.cat(list(ids)), torch.cat([*offsets, end]))
+    widths = [width for _, width, *_ in kernel.embedding_specs]
+    return [rows[:count] for rows, count in zip(flat.split(widths, dim=1), counts, strict=True)]
+
+
+def _children(lookup: nn.Module) -> nn.ModuleList:
+    # A private attribute (TorchRec 1.6 to 1.8); there is no public list of a lookup's kernels.
+    kernels = lookup._emb_modules
+    assert isinstance(kernels, nn.ModuleList)
+    return kernels
+
+
+class _Started(Awaitable[Any]):
+    """The first of the two waits that TorchRec's pipelines expect."""
+
+    def __init__(self, second: Awaitable[Any]) -> None:
+        super().__init__()
+        self._second = second
+
+    def _wait_impl(self) -> Awaitable[Any]:
+        return self._second
+
+
+class _Ready(Awaitable[Any]):
+    """Nothing to wait for."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def _wait_impl(self) -> Pool:
+        return self._pool
+
+
+class PooledSharder(EmbeddingBagCollectionSharder):
+    """Shards `PooledEmbeddings`; knows the same sharding types on CPU as on CUDA."""
+
+    def shard(  # type: ignore[override]
+        self,
+        module: PooledEmbeddings,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedPooledEmbeddings:
+        """Make the shards of this rank."""
+        return ShardedPooledEmbeddings(
+            module,
+            params,
+            env,
+            fused_params=self.fused_params,
+            device=device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            module_fqn=module_fqn,
+        )
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        """TorchRec leaves row-wise and its kin out on CPU, where they work with our exchange."""
+        return [kind.value for kind in SHARDING_TYPES]
+
+    @property
+    def module_type(self) -> type[PooledEmbeddings]:
+        """What it shards."""
+        return PooledEmbeddings
+
+    @property
+    def sharded_module_type(self) -> type[ShardedPooledEmbeddings]:
+        """What it makes."""
+        return ShardedPooledEmbeddings
