@@ -76,7 +76,7 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         """Send the ids, where they are known already; a collective."""
         slots = slots_of(features, self._names, self._sides)
         ahead: Awaitable[Any]
-        if self._shards.parts.world == 1 and self._shards.parts.in_order:
+        if self._shards.parts.world == 1 and len(self._shards.parts.parts) == len(self._names):
             ahead = _Ready(LocalPool(slots, self._rows))
         elif self._whole:
             # Two sums for each of a request's targets: of what was kept, and of everything.
