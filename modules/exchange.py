@@ -1,18 +1,18 @@
-"""Collectives between the ranks of a process group, with gradients, and the bytes they move."""
+"""Collectives between the ranks of a process group, with gradients."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-sent_bytes: Counter[str] = Counter()
-"""Bytes this process has sent to other ranks through `start_all_to_all`, by what they were; a
-gradient counts as `<what> gradient`."""
+exchanged: ContextVar[str] = ContextVar("exchanged", default="")
+"""What the running exchange of this file carries, for those who count bytes; a gradient is `<what>
+gradient`."""
 
 
 def all_to_all_counts(counts: Sequence[Sequence[int]], group: dist.ProcessGroup) -> list[list[int]]:
@@ -42,7 +42,7 @@ def start_all_to_all(
     """Begin to send the pieces of a flat tensor; a collective.
 
     Args:
-        what: under which name its bytes are counted.
+        what: name of what it carries.
         value: pieces for each rank after each other.
         sent: sizes of the pieces.
         received: sizes of the pieces that come.
@@ -52,9 +52,11 @@ def start_all_to_all(
         The pieces of each rank after each other, and what to wait for before they are read.
     """
     result = value.new_empty(sum(received))
-    rank = dist.get_rank(group)
-    sent_bytes[what] += (sum(sent) - sent[rank]) * value.element_size()
-    work = dist.all_to_all_single(result, value, received, sent, group=group, async_op=True)
+    token = exchanged.set(what)
+    try:
+        work = dist.all_to_all_single(result, value, received, sent, group=group, async_op=True)
+    finally:
+        exchanged.reset(token)
     return result, work
 
 

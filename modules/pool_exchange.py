@@ -58,14 +58,14 @@ class Travelling(Awaitable[Any]):
             told[part.rank] += [*counts, longest]
         self._heard = all_to_all_counts(told, group)
         self._ids, self._ids_work = start_all_to_all(
-            "ids",
+            "pooled ids",
             self.sent.row_E,
             [sum(map(sum, _counts(told_rank))) for told_rank in told],
             [sum(map(sum, _counts(heard))) for heard in self._heard],
             group,
         )
         self._lengths, self._lengths_work = start_all_to_all(
-            "lengths",
+            "pooled lengths",
             self.sent.length_PG.flatten(),
             [number * groups for number in parts.parts_of_rank],
             [len(parts.mine) * heard[0] for heard in self._heard],
@@ -170,7 +170,11 @@ class ShardedPool(Multistreamable):
             for counts, c in zip(arrived.counts, arrived.sums, strict=True)
         ]
         flat = all_to_all(
-            "weights", weight_EC.flatten(), sent, [sum(size) for size in sizes], self.shards.group
+            "pooled weights",
+            weight_EC.flatten(),
+            sent,
+            [sum(size) for size in sizes],
+            self.shards.group,
         )
         most, mine = max(arrived.sums), len(parts.mine)
         pieces = torch.split(flat, [size for of_rank in sizes for size in of_rank])
@@ -205,7 +209,7 @@ class ShardedPool(Multistreamable):
             expected[part.rank] += part.columns * (groups * sums + targets_sent)
         flat = torch.cat([tie, *(piece for pieces in back for piece in pieces)])
         sizes = [sum(piece.numel() for piece in pieces) for pieces in back]
-        return all_to_all("sums", flat, sizes, expected, self.shards.group)
+        return all_to_all("pooled sums", flat, sizes, expected, self.shards.group)
 
     def _collect(self, flat: Tensor, sums: int) -> list[Pooled]:
         """Add the rows' parts, join the columns' parts."""

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.streamable import Multistreamable
 
 from modules.routing import Slots
 
@@ -116,7 +117,7 @@ def kept_slots(slots: Slots, behaviour_TK: Tensor, valid_TK: Tensor) -> Slots:
     return Slots(history, slots.target, valid_TK.sum(1))
 
 
-class LocalPool:
+class LocalPool(Multistreamable):
     """A pool whose tables are all in this process.
 
     Args:
@@ -126,6 +127,10 @@ class LocalPool:
 
     def __init__(self, slots: Slots, look_up: LookUp) -> None:
         self.slots, self._look_up = slots, look_up
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the tensors alive until the stream is done with them."""
+        self.slots.record_stream(stream)
 
     def whole(self, weight_RCL: Tensor) -> list[Pooled]:
         """As `Pool.whole`."""

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 from torchrec import KeyedJaggedTensor
 
 from modules.attention import AttentionConfig, masked_softmax, pool_kept
@@ -171,34 +172,55 @@ class Interaction(nn.Module):
             return self._score(lookups, grid, counts_T)
 
     def _score(self, lookups: Lookups, grid: RequestGrid, counts_T: Tensor) -> RankerOutput:
-        score_RML = self.attention_scorer(
-            grid.targets(self._view(lookups, "attention_target")),
-            grid.history(self._view(lookups, "attention_history")),
-            self.positions.target("attention_target"),
-            self.positions.history("attention_history", grid.num_history),
-        ).float()
-        behaviour_RL = grid.behaviour_RL()
-        index_RMK, valid_RMK = self.search(score_RML, behaviour_RL)
-        weight_RMK = masked_softmax(score_RML.gather(2, index_RMK), valid_RMK)
+        with record_function("lookup"):
+            target_RMD = grid.targets(self._view(lookups, "attention_target"))
+            history_RLD = grid.history(self._view(lookups, "attention_history"))
+        with record_function("search"):
+            score_RML = self.attention_scorer(
+                target_RMD,
+                history_RLD,
+                self.positions.target("attention_target"),
+                self.positions.history("attention_history", grid.num_history),
+            ).float()
+            index_RMK, valid_RMK = self.search(score_RML, grid.behaviour_RL())
+            weight_RMK = masked_softmax(score_RML.gather(2, index_RMK), valid_RMK)
+        with record_function("pool"):
+            kept = Kept(index_RMK, valid_RMK, weight_RMK)
+            target_TD, history_RCD = self._pool(lookups, grid, score_RML, kept)
+        with record_function("dense"):
+            return self._predict(grid, target_TD, history_RCD, counts_T, kept)
 
+    def _pool(
+        self, lookups: Lookups, grid: RequestGrid, score_RML: Tensor, kept: Kept
+    ) -> tuple[Tensor, Tensor]:
+        """The targets, and sums of their histories: first of what was kept, then of everything."""
         position_LP = self.positions.history("representation_history", grid.num_history)
-        kept = Kept(index_RMK, valid_RMK, weight_RMK)
         if self.auxiliary_head is None:
             read = self._read.kept(lookups, grid, kept)
-            position_RCP = pool_kept(weight_RMK, position_LP[index_RMK])
+            position_RCP = pool_kept(kept.weight_RMK, position_LP[kept.index_RMK])
         else:
             # The auxiliary head sums all behaviours: one product serves both heads' weights.
+            behaviour_RML = grid.behaviour_RL().unsqueeze(1).expand_as(score_RML)
             weight_RCL = torch.cat(
                 [
-                    torch.zeros_like(score_RML).scatter(2, index_RMK, weight_RMK),
-                    masked_softmax(score_RML, behaviour_RL.unsqueeze(1).expand_as(score_RML)),
+                    torch.zeros_like(score_RML).scatter(2, kept.index_RMK, kept.weight_RMK),
+                    masked_softmax(score_RML, behaviour_RML),
                 ],
                 dim=1,
             )
             read = self._read.whole(lookups, grid, weight_RCL)
             position_RCP = weight_RCL @ position_LP
-        target_TD = self._with_position(read.target_TD)
         history_RCD = torch.cat([read.history_RCD, position_RCP], dim=2)
+        return self._with_position(read.target_TD), history_RCD
+
+    def _predict(
+        self,
+        grid: RequestGrid,
+        target_TD: Tensor,
+        history_RCD: Tensor,
+        counts_T: Tensor,
+        kept: Kept,
+    ) -> RankerOutput:
         kept_RMD, all_RMD = history_RCD.tensor_split([grid.num_targets], dim=1)
         logit_T = self.head(target_TD, grid.from_targets(kept_RMD), counts_T)
         auxiliary_logit_T = None
@@ -207,8 +229,8 @@ class Interaction(nn.Module):
         return RankerOutput(
             logit_T,
             auxiliary_logit_T,
-            grid.from_targets(index_RMK),
-            grid.from_targets(weight_RMK).detach(),
+            grid.from_targets(kept.index_RMK),
+            grid.from_targets(kept.weight_RMK).detach(),
         )
 
     def _with_position(self, target_TD: Tensor) -> Tensor:

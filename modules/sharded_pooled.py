@@ -6,7 +6,7 @@ the weights together with the ids, and over two ranks or more it loses the gradi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.comm_ops import get_gradient_division
 from torchrec.distributed.embedding_sharding import KJTListSplitsAwaitable
-from torchrec.distributed.embedding_types import KJTList
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel, KJTList
 from torchrec.distributed.embeddingbag import (
     EmbeddingBagCollectionContext,
     EmbeddingBagCollectionSharder,
@@ -99,6 +99,27 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         pool: Any = input[0]
         return pool
 
+    def prefetch(
+        self,
+        dist_input: KJTList,
+        forward_stream: torch.Stream | None = None,
+        ctx: EmbeddingBagCollectionContext | None = None,  # noqa: ARG002
+    ) -> None:
+        """Bring rows of tables in host memory into their caches, where the ids are known already.
+
+        Args:
+            dist_input: the pool of the next batch.
+            forward_stream: where it will be looked up.
+            ctx: not used.
+        """
+        pool: Any = dist_input[0]
+        if not isinstance(pool, ShardedPool) or not self._whole:
+            return
+        for kernel, tables, _ in self._by_kernel(pool.arrived.ids):
+            configs = kernel.config.embedding_tables
+            if any(c.compute_kernel == EmbeddingComputeKernel.FUSED_UVM_CACHING for c in configs):
+                kernel.emb_module.prefetch(*_bags_of_one(tables), forward_stream)
+
     def _find_kernels(self, names: list[str]) -> list[tuple[int, int]]:
         """Number of the kernel, and of the table in it, of each part on this rank."""
         found = {}
@@ -116,40 +137,49 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
     def _rows(self, ids: Sequence[Tensor]) -> list[Tensor]:
         """Rows of the ids of each part on this rank; the backward is one optimizer step."""
         rows: list[Tensor | None] = [None] * len(ids)
-        for number, kernel in enumerate(self._kernels()):
-            tables: list[Tensor] = [self._no_ids(kernel)] * len(kernel.config.embedding_tables)
-            places = {t: p for p, (k, t) in enumerate(self._kernel_of_part) if k == number}
-            for table, place in places.items():
-                tables[table] = ids[place]
-            for table, found in enumerate(look_up(kernel.emb_module, tables)):
-                if table in places:
-                    rows[places[table]] = found
+        for kernel, tables, places in self._by_kernel(ids):
+            for place, found in zip(places, look_up(kernel.emb_module, tables), strict=True):
+                if place is not None:
+                    rows[place] = found
         return [row for row in rows if row is not None]
 
-    @staticmethod
-    def _no_ids(kernel: Any) -> Tensor:
-        return torch.zeros(0, dtype=torch.int64, device=kernel.emb_module.current_device)
+    def _by_kernel(
+        self, ids: Sequence[Tensor]
+    ) -> Iterator[tuple[Any, list[Tensor], list[int | None]]]:
+        """Each kernel with the ids of its tables, and which parts these are."""
+        for number, kernel in enumerate(self._kernels()):
+            device = kernel.emb_module.current_device
+            count = len(kernel.config.embedding_tables)
+            tables = [torch.zeros(0, dtype=torch.int64, device=device)] * count
+            places: list[int | None] = [None] * count
+            for part, (of_kernel, table) in enumerate(self._kernel_of_part):
+                if of_kernel == number:
+                    tables[table], places[table] = ids[part], part
+            yield kernel, tables, places
 
 
 def look_up(kernel: SplitTableBatchedEmbeddingBagsCodegen, ids: Sequence[Tensor]) -> list[Tensor]:
-    """Rows of ids of each table of a kernel, [N, D].
-
-    FBGEMM's kernels of bags take each id as a bag of its own; tables with fewer ids than the
-    fullest end in empty bags.
-    """
+    """Rows of ids of each table of a kernel, [N, D]."""
     if isinstance(kernel, HostTables):
         return kernel.rows(ids)
+    flat = kernel(*_bags_of_one(ids))
+    widths = [width for _, width, *_ in kernel.embedding_specs]
+    rows = flat.split(widths, dim=1)
+    return [row[: id_N.numel()] for row, id_N in zip(rows, ids, strict=True)]
+
+
+def _bags_of_one(ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Indices and offsets with which FBGEMM's kernels of bags take each id as a bag of its own.
+
+    Tables with fewer ids than the fullest end in empty bags.
+    """
     counts = [id_N.numel() for id_N in ids]
-    bags = max(counts)
-    starts = torch.arange(bags, device=ids[0].device)
+    place = torch.arange(max(counts), device=ids[0].device)
     offsets, before = [], 0
     for count in counts:
-        offsets.append(starts.clamp(max=count) + before)
+        offsets.append(place.clamp(max=count) + before)
         before += count
-    end = starts.new_full((1,), before)
-    flat = kernel(torch.cat(list(ids)), torch.cat([*offsets, end]))
-    widths = [width for _, width, *_ in kernel.embedding_specs]
-    return [rows[:count] for rows, count in zip(flat.split(widths, dim=1), counts, strict=True)]
+    return torch.cat(list(ids)), torch.cat([*offsets, place.new_full((1,), before)])
 
 
 def _children(lookup: nn.Module) -> nn.ModuleList:

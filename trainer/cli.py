@@ -24,6 +24,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare evaluate --config FILE    score a split with a checkpoint of a run
   dare compare                   TWIN against DARE where one table is enough, and where not
   dare bench train               samples/s and memory at the paper's setting
+  dare bench exchange            bytes between ranks, representation pooled and not
   dare bench prepare             time and memory of preparing a large log
 
 `dare COMMAND --help` explains a command and every option. Two to start with:
@@ -232,9 +233,14 @@ def _compare(arguments: list[str]) -> int:
 
 def _bench(arguments: list[str]) -> int:
     from trainer.bench import bench_train
+    from trainer.bench_exchange import bench_exchange
     from trainer.bench_prepare import bench_prepare
 
-    benches: dict[str, Callable[..., Any]] = {"train": bench_train, "prepare": bench_prepare}
+    benches: dict[str, Callable[..., Any]] = {
+        "train": bench_train,
+        "exchange": bench_exchange,
+        "prepare": bench_prepare,
+    }
     parser = make_parser("dare bench", "Measure; prints one JSON object.")
     subcommands = parser.add_subcommands(dest="what", metavar="WHAT")
     for name, function in benches.items():

@@ -1,0 +1,225 @@
+"""`dare bench exchange`: bytes a step between ranks, representation pooled and unpooled."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+from pipelines.batch import Batch, Requests, collate
+from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
+from trainer.arguments import parse_run, run_parser
+from trainer.build import build
+from trainer.config import TrainConfig
+from trainer.distributed import RunContext, run_context
+from trainer.telemetry import configure_logging
+from trainer.traffic import TrafficCounter
+
+logger = logging.getLogger(__name__)
+
+ITEMS, CATEGORIES, ATTENTION_WIDTH = 50_000, 9_000, 16
+Sharding = Literal["table_wise", "row_wise", "column_wise"]
+
+
+def bench_exchange(
+    *,
+    ranks: int = 2,
+    sharding: Sharding = "table_wise",
+    requests: int = 4,
+    history_lengths: tuple[int, ...] = (200, 1_000, 10_000),
+    top_k: tuple[int, ...] = (20, 100),
+    targets: tuple[int, ...] = (1, 3, 16),
+    widths: tuple[int, ...] = (16, 32, 64, 128),
+) -> dict[str, Any]:
+    """Count what the ranks send each other in one training step, forward and backward.
+
+    Ranks are processes of this machine, ids are uniform and histories full. Attention is 16 numbers
+    a feature; widths are those of the representation. With the auxiliary loss whole histories are
+    summed, without it what the search keeps.
+
+    Args:
+        ranks: processes.
+        sharding: of the tables.
+        requests: requests a rank; the figures are a request's.
+        history_lengths: behaviours of every history.
+        top_k: behaviours kept; they matter without the auxiliary loss only.
+        targets: targets a request.
+        widths: of each feature's representation.
+
+    Returns:
+        `cells`: bytes a request, and the share that pooling saves.
+
+    Raises:
+        ValueError: fewer than two ranks, or a number below 1.
+    """
+    if ranks < 2:
+        raise ValueError(f"--ranks is {ranks}; one rank sends nothing: give at least 2")
+    if requests < 1:
+        raise ValueError(f"--requests is {requests}; it must be at least 1")
+    for name, values in (
+        ("history_lengths", history_lengths),
+        ("top_k", top_k),
+        ("targets", targets),
+        ("widths", widths),
+    ):
+        if not values or min(values) < 1:
+            raise ValueError(f"--{name} is {list(values)}; give numbers of at least 1")
+    whole = itertools.product(history_lengths, top_k[:1], targets, widths, [True])
+    kept = itertools.product(history_lengths, top_k, targets, widths, [False])
+    settings = [
+        {
+            "history_length": length,
+            "top_k": k,
+            "targets": shown,
+            "width": width,
+            "auxiliary": auxiliary,
+        }
+        for length, k, shown, width, auxiliary in (*whole, *kept)
+        if k <= length
+    ]
+    with tempfile.TemporaryDirectory(prefix="dare-bench-") as folder:
+        one_rank = functools.partial(_one_rank, ranks, folder, sharding, requests, settings)
+        start_processes(one_rank, nprocs=ranks, start_method="spawn")  # type: ignore[no-untyped-call]
+        cells = json.loads((Path(folder) / "cells.json").read_text())
+    return {"ranks": ranks, "sharding": sharding, "cells": cells}
+
+
+def _one_rank(
+    world: int,
+    folder: str,
+    sharding: Sharding,
+    requests: int,
+    settings: Sequence[dict[str, Any]],
+    rank: int,
+) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ |= dict(zip(names, map(str, (rank, rank, world, world)), strict=True))
+    torch.set_num_threads(1)
+    meeting = (Path(folder) / "rendezvous").as_uri()
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    plan = Path(folder) / f"plan-{rank}.yaml"
+    plan.write_text(f"tables: {{'*': {{sharding_types: [{sharding}]}}}}\n")
+    cells = []
+    with run_context() as context:
+        configure_logging(rank)
+        for number, setting in enumerate(settings):
+            cells.append(_cell(setting, requests, str(plan), context))
+            logger.info("%d of %d: %s", number + 1, len(settings), cells[-1])
+    if rank == 0:
+        (Path(folder) / "cells.json").write_text(json.dumps(cells))
+    dist.destroy_process_group()
+
+
+def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext) -> dict[str, Any]:
+    """Bytes a request of one setting."""
+    sent = {
+        lookup: _step(setting, requests, plan, lookup, context) for lookup in ("pooled", "unpooled")
+    }
+    attention = _sum(sent["pooled"], "unpooled")
+    unpooled = _sum(sent["unpooled"], "unpooled") - attention
+    pooled = _sum(sent["pooled"], "pooled")
+    return {
+        **setting,
+        "attention": round(attention),
+        "unpooled": round(unpooled),
+        "pooled": round(pooled),
+        "saved": round(1 - pooled / max(1, unpooled), 3),
+        "pooled_parts": {
+            name.removeprefix("pooled "): round(number)
+            for name, number in sorted(sent["pooled"].items())
+            if name.startswith("pooled")
+        },
+    }
+
+
+def _sum(sent: dict[str, float], kind: str) -> float:
+    return sum(number for name, number in sent.items() if name.startswith(kind))
+
+
+def _step(
+    setting: dict[str, Any], requests: int, plan: str, lookup: str, context: RunContext
+) -> dict[str, float]:
+    """Bytes a request that all ranks send in one step, by what they carry."""
+    config = _config(setting, plan, lookup)
+    run = build(config, _schema(setting, requests), context)
+    batch = _batch(setting, requests, context)
+    with TrafficCounter() as traffic:
+        loss, _ = run.model(batch.to(context.device))
+        loss.backward()
+    counts: list[Counter[str]] = [Counter() for _ in range(context.world)]
+    dist.all_gather_object(counts, traffic.sent_bytes, group=context.control)
+    total: Counter[str] = sum(counts, Counter())
+    return {name: number / (requests * context.world) for name, number in total.items()}
+
+
+def _config(setting: dict[str, Any], plan: str, lookup: str) -> TrainConfig:
+    def widths(width: int) -> str:
+        return f"{{item: {width}, category: {width}, position: {ATTENTION_WIDTH}}}"
+
+    config, _, _ = parse_run(
+        run_parser("dare bench exchange", ""),
+        [
+            f"--data.history_length={setting['history_length']}",
+            f"--model.search.top_k={setting['top_k']}",
+            f"--model.head.auxiliary_weight={float(setting['auxiliary'])}",
+            f"--model.embeddings.attention={widths(ATTENTION_WIDTH)}",
+            f"--model.embeddings.representation={widths(setting['width'])}",
+            f"--model.embeddings.representation_lookup={lookup}",
+            f"--sharding.plan={plan}",
+        ],
+    )
+    return config
+
+
+def _schema(setting: dict[str, Any], requests: int) -> DatasetSchema:
+    """What the planner needs to know."""
+    split = SplitInfo(
+        rows=requests,
+        requests=requests,
+        targets=requests * setting["targets"],
+        positives=0,
+        history_length={"mean": float(setting["history_length"])},
+        files=[],
+    )
+    rows = {"item": ITEMS + 1, "category": CATEGORIES + 1}
+    return DatasetSchema(
+        source="bench",
+        layout="user",
+        seed=0,
+        protocol={},
+        tables={name: TableInfo(rows=size, distinct=size - 1) for name, size in rows.items()},
+        splits={"train": split},
+    )
+
+
+def _batch(setting: dict[str, Any], requests: int, context: RunContext) -> Batch:
+    """Full histories of uniform ids."""
+    rng = np.random.default_rng(context.rank)
+    length, shown = setting["history_length"], setting["targets"]
+    end, total = np.arange(1, requests + 1) * length, requests * shown
+    drawn = Requests(
+        history_item=rng.integers(1, ITEMS + 1, requests * length),
+        history_category=rng.integers(1, CATEGORIES + 1, requests * length),
+        start=end - length,
+        end=end,
+        user=np.arange(requests),
+        target_offset=np.arange(requests + 1) * shown,
+        target_item=rng.integers(1, ITEMS + 1, total),
+        target_category=rng.integers(1, CATEGORIES + 1, total),
+        label=np.zeros(total, np.float32),
+    )
+    batch = collate([(drawn, np.arange(requests))])
+    batch.total_weight.fill_(float(total * context.world))
+    return batch
