@@ -21,15 +21,15 @@ from torchrec import (
     KeyedJaggedTensor,
 )
 
-from modules.pooled import Pool, PooledEmbeddings, Side
+from modules.pooled import PooledEmbeddings, Rows, Searched, Side
 
 Use = Literal[
     "attention_target", "attention_history", "representation_target", "representation_history"
 ]
 USES: tuple[Use, ...] = get_args(Use)
 TABLES = ("item", "category")
-Lookups = dict[str, dict[str, JaggedTensor] | Pool]
-"""By collection: by feature one row a behaviour or a target; or a pool that waits for weights."""
+Lookups = dict[str, dict[str, JaggedTensor] | Rows | Searched]
+"""By collection: by feature one row a behaviour or a target; or rows that stay on their shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,11 @@ class EmbeddingsConfig:
     """`pooled`: each shard sums the behaviours it holds, and one vector a target crosses the
     network. `unpooled`: every behaviour's own vector does. A space that attention reads too, as in
     TWIN, is always read unpooled."""
+    attention_lookup: Literal["unpooled", "scored"] = "unpooled"
+    """`unpooled`: every behaviour's own vector crosses the network, once a request. `scored`: the
+    target's vector goes to the shards and a number a behaviour and target comes back, which is
+    less where a request has fewer targets than a feature has numbers, over slow networks or long
+    histories. A space that the head reads too is always read unpooled."""
 
     def __post_init__(self) -> None:
         self.spaces()
@@ -119,12 +124,19 @@ class EmbeddingsConfig:
 
     @property
     def pooled_space(self) -> str | None:
-        """The space that is read in weighted bags, if there is one."""
+        """The space whose shards sum their behaviours, if there is one."""
         space = self.space("representation_history")
         for_attention = {self.space("attention_target"), self.space("attention_history")}
-        if self.representation_lookup == "unpooled" or space in for_attention:
-            return None
-        return space
+        pooled = self.representation_lookup == "pooled" and space not in for_attention
+        return space if pooled else None
+
+    @property
+    def scored_space(self) -> str | None:
+        """The space whose shards score their behaviours, if there is one."""
+        space = self.space("attention_history")
+        for_head = {self.space("representation_target"), self.space("representation_history")}
+        scored = self.attention_lookup == "scored" and space not in for_head
+        return space if scored else None
 
     def readers(self, space: str) -> list[Side]:
         """`history` and `target`, as far as one of their uses reads the space."""
@@ -139,8 +151,8 @@ class EmbeddingsConfig:
 class Embeddings(nn.Module):
     """The collections that hold all item and category tables.
 
-    The space that is read pooled is one `PooledEmbeddings`. Of all others there is one collection a
-    space and width, because an `EmbeddingCollection` takes one width only.
+    A space whose behaviours stay on their shards is one `PooledEmbeddings`. Of all others there is
+    one collection a space and width, because an `EmbeddingCollection` takes one width only.
 
     Args:
         config: spaces and widths.
@@ -161,7 +173,7 @@ class Embeddings(nn.Module):
         self.config = config
         self.collections = nn.ModuleDict()
         for space, widths in config.spaces().items():
-            if space == config.pooled_space:
+            if space in (config.pooled_space, config.scored_space):
                 self.collections[f"{space}_pooled"] = PooledEmbeddings(
                     [
                         EmbeddingBagConfig(
@@ -173,7 +185,7 @@ class Embeddings(nn.Module):
                         for table in TABLES
                     ],
                     sides=config.readers(space),
-                    whole=whole_histories,
+                    whole=whole_histories or space == config.scored_space,
                     device=device,
                 )
                 continue
@@ -199,7 +211,8 @@ class Embeddings(nn.Module):
             features: keys `history_item history_category target_item target_category`, stride R.
 
         Returns:
-            By collection: by feature the rows of its ids, [N, D], or a pool.
+            By collection: by feature the rows of its ids, [N, D], or rows that stay on their
+            shards.
         """
         return {name: collection(features) for name, collection in self.collections.items()}
 
@@ -221,9 +234,18 @@ class Embeddings(nn.Module):
             parts.append(found[f"{side}_{table}"].values())
         return torch.cat(parts, dim=1)
 
-    def pool(self, lookups: Lookups) -> Pool:
-        """The pool of the space that is read pooled."""
-        return cast(Pool, lookups[f"{self.config.pooled_space}_pooled"])
+    def rows(self, lookups: Lookups, space: str) -> Rows:
+        """The rows of a space that stay on their shards."""
+        return cast(Rows, lookups[f"{space}_pooled"])
+
+    def searched(self, lookups: Lookups, space: str) -> Searched:
+        """The same, where only kept behaviours are asked for."""
+        return cast(Searched, lookups[f"{space}_pooled"])
+
+    def by_table(self, value: Tensor, space: str) -> list[Tensor]:
+        """Item and category side by side, cut apart along the last dimension."""
+        widths = self.config.spaces()[space]
+        return list(torch.split(value, [getattr(widths, table) for table in TABLES], dim=-1))
 
 
 class Positions(nn.Module):

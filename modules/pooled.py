@@ -1,17 +1,16 @@
-"""Representation tables that attention does not read: weighted bags, one vector a target.
+"""Tables whose behaviours' rows stay where they are: only sums, or dot products, leave the shards.
 
-A bag is a target's behaviours, its weights are their attention. Where a table is shared with
-attention (TWIN) every behaviour's own vector is needed for the scores; where it is not (DARE), only
-sums are, and each shard can make them of the rows it holds. A request's rows are looked up once for
-all its targets.
-Letters: R requests, T targets, G groups of behaviours (requests, or targets), C sums a group,
-L behaviours of the longest group, N behaviours, K kept, D width.
+A bag is a target's behaviours, its weights are their attention. Where a table is shared by
+attention and representation (TWIN) every behaviour's own vector is needed; where it is not (DARE),
+each shard can sum the rows it holds. A request's rows are looked up once for all its targets.
+Letters: R requests, T targets, M targets of the fullest request, G groups of behaviours (requests,
+or targets), C sums a group, L behaviours of the longest group, N behaviours, K kept, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,56 +18,65 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.streamable import Multistreamable
 
 from modules.routing import Slots
+from modules.travel import LookUp
 
 Side = Literal["history", "target"]
-LookUp = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
-class Pooled(NamedTuple):
-    """What a table gives the head."""
+class Rows(Protocol):
+    """The rows of a batch, where they are stored. Looked up once, on the first question."""
 
-    history_GCD: Tensor
-    """Weighted sums of each group's behaviours."""
-    target_TD: Tensor
-    """Rows of the targets; [0, D] where no use reads them."""
+    def targets(self) -> list[Tensor]:
+        """Rows of the targets, of each table [T, D]."""
 
-
-class Pool(Protocol):
-    """A batch whose ids are where their rows are; waits for weights. Used once a step."""
-
-    def whole(self, weight_RCL: Tensor) -> list[Pooled]:
-        """Sum whole histories.
+    def dots(self, query_RMD: Sequence[Tensor], longest: int) -> Tensor:
+        """Dot products of queries with the behaviours of their request.
 
         Args:
-            weight_RCL: C weights of every behaviour, newest first; 0 on padding.
+            query_RMD: of each table.
+            longest: L.
 
         Returns:
-            Of each table, sums of each request, [R, C, D].
+            dot_RML, summed over the tables; newest first, 0 on padding.
         """
 
-    def kept(self, behaviour_TK: Tensor, valid_TK: Tensor, weight_TK: Tensor) -> list[Pooled]:
-        """Sum what a search has kept; all other rows stay untouched.
+    def sums(self, weight_GCL: Tensor) -> list[Tensor]:
+        """Weighted sums of each group's behaviours.
+
+        Args:
+            weight_GCL: C weights of every behaviour, newest first; 0 on padding. C is the same
+                multiple of M on every rank.
+
+        Returns:
+            sum_GCD of each table.
+        """
+
+
+class Searched(Protocol):
+    """A batch of which the rows that a search keeps can be asked for."""
+
+    def kept(self, behaviour_TK: Tensor, valid_TK: Tensor) -> Rows:
+        """Rows of what a search has kept; all others stay untouched.
 
         Args:
             behaviour_TK: which of the N behaviours.
             valid_TK: False where fewer than K were kept.
-            weight_TK: their attention.
 
         Returns:
-            Of each table, one sum a target, [T, 1, D].
+            Rows whose groups are targets, and whose behaviours are the valid ones, in order.
         """
 
 
 class PooledEmbeddings(EmbeddingBagCollection):
-    """The tables of a representation space.
+    """Tables of one space, in weighted bags.
 
     Each table has one feature, its name; the ids are those of `history_<name>` and
-    `target_<name>`. Its lookup gives a `Pool`, since the weights come after the ids.
+    `target_<name>`. Its lookup gives `Rows`, since the weights come after the ids.
 
     Args:
         tables: one feature each, of any widths.
         sides: which of history and target read them.
-        whole: whole histories will be summed, so their ids travel ahead of the step; otherwise
+        whole: whole histories will be asked for, so their ids travel ahead of the step; otherwise
             only kept behaviours are, whose ids are known after the search.
         device: `meta` where the tables are made by sharding.
     """
@@ -84,12 +92,12 @@ class PooledEmbeddings(EmbeddingBagCollection):
         super().__init__(tables=tables, is_weighted=True, device=device)
         self.sides, self.whole = tuple(sides), whole
 
-    def forward(self, features: KeyedJaggedTensor) -> Pool:  # type: ignore[override]
+    def forward(self, features: KeyedJaggedTensor) -> LocalRows:  # type: ignore[override]
         """Read the ids; arguments as `Embeddings.forward` takes them."""
         names = [table.feature_names[0] for table in self.embedding_bag_configs()]
-        return LocalPool(slots_of(features, names, self.sides), self._rows)
+        return LocalRows(slots_of(features, names, self.sides), self._look_up)
 
-    def _rows(self, ids: Sequence[Tensor]) -> list[Tensor]:
+    def _look_up(self, ids: Sequence[Tensor]) -> list[Tensor]:
         weights = self.embedding_bags.parameters()
         return [weight[id_N] for weight, id_N in zip(weights, ids, strict=True)]
 
@@ -111,53 +119,60 @@ def slots_of(features: KeyedJaggedTensor, names: Sequence[str], sides: Sequence[
 
 
 def kept_slots(slots: Slots, behaviour_TK: Tensor, valid_TK: Tensor) -> Slots:
-    """Slots whose groups are targets and whose behaviours are those kept; as `Pool.kept`."""
+    """Slots whose groups are targets and whose behaviours are those kept; as `Searched.kept`."""
     behaviour_E = behaviour_TK[valid_TK]
     history = [ids[behaviour_E] if ids.numel() else ids for ids in slots.history]
     return Slots(history, slots.target, valid_TK.sum(1))
 
 
-class LocalPool(Multistreamable):
-    """A pool whose tables are all in this process.
+class LocalRows(Multistreamable):
+    """`Rows` that are all in this process.
 
     Args:
         slots: the ids.
-        look_up: from ids of each table to their rows, [N, D].
+        look_up: from ids of each table to their rows.
     """
 
     def __init__(self, slots: Slots, look_up: LookUp) -> None:
         self.slots, self._look_up = slots, look_up
+        self._found: list[tuple[Tensor, Tensor]] | None = None
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the tensors alive until the stream is done with them."""
         self.slots.record_stream(stream)
 
-    def whole(self, weight_RCL: Tensor) -> list[Pooled]:
-        """As `Pool.whole`."""
-        length_R, longest = self.slots.length_G, weight_RCL.size(2)
-        return [
-            Pooled(weight_RCL @ dense_groups(row_ND, length_R, longest), row_TD)
-            for row_ND, row_TD in self._rows_of(self.slots)
-        ]
+    def targets(self) -> list[Tensor]:
+        """As `Rows.targets`."""
+        return [row_TD for _, row_TD in self._rows()]
 
-    def kept(self, behaviour_TK: Tensor, valid_TK: Tensor, weight_TK: Tensor) -> list[Pooled]:
-        """As `Pool.kept`."""
-        slots = kept_slots(self.slots, behaviour_TK, valid_TK)
-        weight_E1 = weight_TK[valid_TK].unsqueeze(1)
-        longest = behaviour_TK.size(1)
-        return [
-            Pooled(pool_groups(row_ED, weight_E1, slots.length_G, longest), row_TD)
-            for row_ED, row_TD in self._rows_of(slots)
-        ]
+    def dots(self, query_RMD: Sequence[Tensor], longest: int) -> Tensor:
+        """As `Rows.dots`."""
+        row_RLD = self._behaviours(longest)
+        # In this order the gradient of the rows, the largest tensor here, needs no transpose.
+        dots = [row @ query.transpose(1, 2) for row, query in zip(row_RLD, query_RMD, strict=True)]
+        return torch.stack(dots).sum(0).transpose(1, 2).contiguous()
 
-    def _rows_of(self, slots: Slots) -> list[tuple[Tensor, Tensor]]:
+    def sums(self, weight_GCL: Tensor) -> list[Tensor]:
+        """As `Rows.sums`."""
+        return [weight_GCL @ row_GLD for row_GLD in self._behaviours(weight_GCL.size(2))]
+
+    def kept(self, behaviour_TK: Tensor, valid_TK: Tensor) -> LocalRows:
+        """As `Searched.kept`."""
+        return LocalRows(kept_slots(self.slots, behaviour_TK, valid_TK), self._look_up)
+
+    def _behaviours(self, longest: int) -> list[Tensor]:
+        return [dense_groups(row_ND, self.slots.length_G, longest) for row_ND, _ in self._rows()]
+
+    def _rows(self) -> list[tuple[Tensor, Tensor]]:
         """Rows of behaviours and of targets, of each table."""
-        both = list(zip(slots.history, slots.target, strict=True))
-        rows = self._look_up([torch.cat(ids) for ids in both])
-        return [
-            (row_ED[: behaviour_N.numel()], row_ED[behaviour_N.numel() :])
-            for row_ED, (behaviour_N, _) in zip(rows, both, strict=True)
-        ]
+        if self._found is None:
+            both = list(zip(self.slots.history, self.slots.target, strict=True))
+            rows = self._look_up([torch.cat(ids) for ids in both])
+            self._found = [
+                (row_ED[: behaviour_N.numel()], row_ED[behaviour_N.numel() :])
+                for row_ED, (behaviour_N, _) in zip(rows, both, strict=True)
+            ]
+        return self._found
 
 
 def pool_groups(row_ND: Tensor, weight_NC: Tensor, length_G: Tensor, longest: int) -> Tensor:

@@ -18,7 +18,7 @@ from modules.attention import AttentionConfig, masked_softmax, pool_kept
 from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions
 from modules.head import Head, HeadConfig
 from modules.history import RequestGrid
-from modules.representation import Kept, make_reader
+from modules.representation import Kept, make_dots, make_reader
 from modules.scorers import DotScorer
 from modules.search import SearchConfig, SearchUnit
 
@@ -135,10 +135,11 @@ class Interaction(nn.Module):
     ) -> None:
         super().__init__()
         # Plain references: registered, they would make the tables parameters of this module too.
-        self._view, self._read = embeddings.view, make_reader(embeddings)
+        self._dots, self._read = make_dots(embeddings), make_reader(embeddings)
         self.autocast = autocast
         self.positions = Positions(config.embeddings, history_length)
-        self.attention_scorer = DotScorer(config.attention.scale)
+        attention = config.embeddings.attention
+        self.attention_scorer = DotScorer(config.attention.scale, attention.looked_up)
         self.search = SearchUnit(config.search, self.attention_scorer)
         widths = config.embeddings.representation
         width = widths.looked_up + widths.position
@@ -173,12 +174,10 @@ class Interaction(nn.Module):
 
     def _score(self, lookups: Lookups, grid: RequestGrid, counts_T: Tensor) -> RankerOutput:
         with record_function("lookup"):
-            target_RMD = grid.targets(self._view(lookups, "attention_target"))
-            history_RLD = grid.history(self._view(lookups, "attention_history"))
+            dot_RML = self._dots(lookups, grid)
         with record_function("search"):
             score_RML = self.attention_scorer(
-                target_RMD,
-                history_RLD,
+                dot_RML,
                 self.positions.target("attention_target"),
                 self.positions.history("attention_history", grid.num_history),
             ).float()

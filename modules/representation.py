@@ -1,4 +1,4 @@
-"""What the head gets from the tables: the targets' rows, and sums of their behaviours' rows.
+"""From tables to what search and head see: dot products, targets' rows, sums of behaviours' rows.
 
 Letters: R requests, T targets, M targets of the fullest request, L behaviours of the longest
 history, K kept, C sums a request, N jagged total, D width of item and category together.
@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.attention import pool_all, pool_kept
 from modules.embedding import Embeddings, Lookups
 from modules.history import RequestGrid
-from modules.pooled import Pooled
+from modules.pooled import Rows, dense_groups
 
 
 class Kept(NamedTuple):
@@ -62,46 +62,87 @@ class UnpooledReader:
 
 
 class PooledReader:
-    """Lets the tables' shards sum their rows.
+    """Lets the tables' shards sum their rows; over ranks a collective.
+
+    Args:
+        embeddings: their tables.
+        space: that is pooled.
+    """
+
+    def __init__(self, embeddings: Embeddings, space: str) -> None:
+        self._embeddings, self._space = embeddings, space
+        self._target_too = embeddings.config.space("representation_target") == space
+
+    def whole(self, lookups: Lookups, _grid: RequestGrid, weight_RCL: Tensor) -> Represented:
+        """Sum whole histories."""
+        rows = self._embeddings.rows(lookups, self._space)
+        return Represented(self._target(lookups, rows), torch.cat(rows.sums(weight_RCL), dim=2))
+
+    def kept(self, lookups: Lookups, grid: RequestGrid, kept: Kept) -> Represented:
+        """Sum what the search has kept."""
+        behaviour_RMK = kept.index_RMK + grid.history_offset_R1[:-1, None, None]
+        valid_TK = grid.from_targets(kept.valid_RMK)
+        searched = self._embeddings.searched(lookups, self._space)
+        rows = searched.kept(grid.from_targets(behaviour_RMK), valid_TK)
+        weight_E1 = grid.from_targets(kept.weight_RMK)[valid_TK].unsqueeze(1)
+        weight_TK1 = dense_groups(weight_E1, valid_TK.sum(1), valid_TK.size(1))
+        history_TD = torch.cat(rows.sums(weight_TK1.transpose(1, 2)), dim=2).squeeze(1)
+        return Represented(self._target(lookups, rows), grid.targets(history_TD))
+
+    def _target(self, lookups: Lookups, rows: Rows) -> Tensor:
+        if not self._target_too:
+            return self._embeddings.view(lookups, "representation_target")
+        return torch.cat(rows.targets(), dim=1)
+
+
+class UnpooledDots:
+    """Multiplies rows that were looked up one a behaviour.
 
     Args:
         embeddings: their tables.
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
-        self._embeddings = embeddings
-        config = embeddings.config
-        self._target_pooled = config.space("representation_target") == config.pooled_space
+        self._view = embeddings.view
 
-    def whole(self, lookups: Lookups, grid: RequestGrid, weight_RCL: Tensor) -> Represented:  # noqa: ARG002
-        """Sum whole histories; over ranks a collective."""
-        pooled = self._embeddings.pool(lookups).whole(weight_RCL)
-        return Represented(self._target(lookups, pooled), _history(pooled))
-
-    def kept(self, lookups: Lookups, grid: RequestGrid, kept: Kept) -> Represented:
-        """Sum what the search has kept; over ranks a collective."""
-        behaviour_RMK = kept.index_RMK + grid.history_offset_R1[:-1, None, None]
-        pooled = self._embeddings.pool(lookups).kept(
-            grid.from_targets(behaviour_RMK),
-            grid.from_targets(kept.valid_RMK),
-            grid.from_targets(kept.weight_RMK),
-        )
-        history_TD = _history(pooled).squeeze(1)
-        return Represented(self._target(lookups, pooled), grid.targets(history_TD))
-
-    def _target(self, lookups: Lookups, pooled: list[Pooled]) -> Tensor:
-        if not self._target_pooled:
-            return self._embeddings.view(lookups, "representation_target")
-        return torch.cat([table.target_TD for table in pooled], dim=1)
+    def __call__(self, lookups: Lookups, grid: RequestGrid) -> Tensor:
+        """Dot products of targets and behaviours, dot_RML; 0 on padding."""
+        target_RMD = grid.targets(self._view(lookups, "attention_target"))
+        history_RLD = grid.history(self._view(lookups, "attention_history"))
+        # In this order the gradient of the history, the largest tensor here, needs no transpose.
+        return (history_RLD @ target_RMD.transpose(1, 2)).transpose(1, 2).contiguous()
 
 
-def _history(pooled: list[Pooled]) -> Tensor:
-    """Item and category side by side, [G, C, D]."""
-    return torch.cat([table.history_GCD for table in pooled], dim=2)
+class ShardDots:
+    """Lets the tables' shards multiply their rows; over ranks a collective.
+
+    Args:
+        embeddings: their tables.
+        space: of the behaviours.
+    """
+
+    def __init__(self, embeddings: Embeddings, space: str) -> None:
+        self._embeddings, self._space = embeddings, space
+        self._target_too = embeddings.config.space("attention_target") == space
+
+    def __call__(self, lookups: Lookups, grid: RequestGrid) -> Tensor:
+        """As `UnpooledDots`."""
+        rows = self._embeddings.rows(lookups, self._space)
+        if self._target_too:
+            targets = rows.targets()
+        else:
+            target_TD = self._embeddings.view(lookups, "attention_target")
+            targets = self._embeddings.by_table(target_TD, self._space)
+        return rows.dots([grid.targets(target_TD) for target_TD in targets], grid.num_history)
 
 
 def make_reader(embeddings: Embeddings) -> UnpooledReader | PooledReader:
-    """The reader that a model's tables need."""
-    if embeddings.config.pooled_space is None:
-        return UnpooledReader(embeddings)
-    return PooledReader(embeddings)
+    """The reader of what the head sees."""
+    space = embeddings.config.pooled_space
+    return UnpooledReader(embeddings) if space is None else PooledReader(embeddings, space)
+
+
+def make_dots(embeddings: Embeddings) -> UnpooledDots | ShardDots:
+    """The reader of what attention sees."""
+    space = embeddings.config.scored_space
+    return UnpooledDots(embeddings) if space is None else ShardDots(embeddings, space)

@@ -128,6 +128,11 @@ class Slots(Multistreamable):
     length_G: Tensor
     """Behaviours of each group, int64."""
 
+    @property
+    def num_behaviours(self) -> int:
+        """N."""
+        return max(ids.numel() for ids in self.history)
+
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the tensors alive until the stream is done with them."""
         for value in (*self.history, *self.target, self.length_G):

@@ -1,6 +1,6 @@
 """Scores of behaviours against a target.
 
-Letters: R requests, M targets a request, L behaviours of the longest history, D width.
+Letters: R requests, M targets a request, L behaviours of the longest history.
 """
 
 from __future__ import annotations
@@ -22,31 +22,26 @@ class DotScorer(nn.Module):
 
     Args:
         scale: which of the two.
+        width: of item and category together.
     """
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, width: int) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.width = scale, width
 
-    def forward(
-        self, target_RMD: Tensor, history_RLD: Tensor, target_P: Tensor, history_LP: Tensor
-    ) -> Tensor:
+    def forward(self, dot_RML: Tensor, target_P: Tensor, history_LP: Tensor) -> Tensor:
         """Score every behaviour of a request against each of its targets.
 
         Args:
-            target_RMD: item and category of the targets, from the attention space.
-            history_RLD: item and category of the behaviours, from the attention space.
+            dot_RML: dot products of their items and categories in the attention space.
             target_P: the target's position embedding.
             history_LP: position embeddings of the behaviours, newest first.
 
         Returns:
             score_RML, any real number. Padding is scored too: callers mask it.
         """
-        # In this order the gradient of the history, the largest tensor here, needs no transpose.
-        score_RML = (history_RLD @ target_RMD.transpose(1, 2)).transpose(1, 2).contiguous()
-        width, position_width = target_RMD.size(-1), target_P.numel()
+        position_width = target_P.numel()
         position_L = history_LP @ target_P
         if self.scale == "joint":
-            return (score_RML + position_L) / math.sqrt(width + position_width)
-        score_RML = score_RML / math.sqrt(width)
-        return score_RML + position_L / math.sqrt(max(1, position_width))
+            return (dot_RML + position_L) / math.sqrt(self.width + position_width)
+        return dot_RML / math.sqrt(self.width) + position_L / math.sqrt(max(1, position_width))

@@ -30,11 +30,13 @@ from torchrec.distributed.types import (
     ShardingEnv,
     ShardingType,
 )
+from torchrec.streamable import Multistreamable
 
 from modules.host_tables import HostTables
-from modules.pool_exchange import ShardedPool, Shards, Travelling
-from modules.pooled import LocalPool, Pool, PooledEmbeddings, slots_of
-from modules.routing import PartMap
+from modules.pooled import LocalRows, PooledEmbeddings, Rows, Searched, kept_slots, slots_of
+from modules.routing import PartMap, Slots
+from modules.shard_rows import ShardedRows
+from modules.travel import Shards, Travelling
 
 SHARDING_TYPES = (
     ShardingType.TABLE_WISE,
@@ -74,16 +76,15 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         self, ctx: EmbeddingBagCollectionContext, features: KeyedJaggedTensor
     ) -> Awaitable[Awaitable[KJTList]]:
         """Send the ids, where they are known already; a collective."""
-        slots = slots_of(features, self._names, self._sides)
+        slots, shards = slots_of(features, self._names, self._sides), self._shards
         ahead: Awaitable[Any]
-        if self._shards.parts.world == 1 and len(self._shards.parts.parts) == len(self._names):
-            ahead = _Ready(LocalPool(slots, self._rows))
+        if shards.parts.world == 1 and len(shards.parts.parts) == len(self._names):
+            ahead = _Ready(LocalRows(slots, self._rows))
         elif self._whole:
-            # Two sums for each of a request's targets: of what was kept, and of everything.
-            sums = 2 * max(1, int(features[f"target_{self._names[0]}"].lengths().max()))
-            ahead = Travelling(ShardedPool(self._shards, slots), slots, sums)
+            fullest = max(1, int(features[f"target_{self._names[0]}"].lengths().max()))
+            ahead = _Arriving(shards, slots, Travelling(shards, slots, fullest))
         else:
-            ahead = _Ready(ShardedPool(self._shards, slots))
+            ahead = _Ready(_Unsent(shards, slots))
         return KJTListSplitsAwaitable([_Started(ahead)], ctx)
 
     def compute(self, ctx: EmbeddingBagCollectionContext, dist_input: KJTList) -> list[Tensor]:
@@ -94,10 +95,10 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         self,
         ctx: EmbeddingBagCollectionContext,  # noqa: ARG002
         input: KJTList,
-    ) -> Pool:
-        """The pool of this batch."""
-        pool: Any = input[0]
-        return pool
+    ) -> Rows | Searched:
+        """The rows of this batch."""
+        rows: Any = input[0]
+        return rows
 
     def prefetch(
         self,
@@ -108,14 +109,14 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         """Bring rows of tables in host memory into their caches, where the ids are known already.
 
         Args:
-            dist_input: the pool of the next batch.
+            dist_input: the rows of the next batch.
             forward_stream: where it will be looked up.
             ctx: not used.
         """
-        pool: Any = dist_input[0]
-        if not isinstance(pool, ShardedPool) or not self._whole:
+        rows: Any = dist_input[0]
+        if not isinstance(rows, ShardedRows):
             return
-        for kernel, tables, _ in self._by_kernel(pool.arrived.ids):
+        for kernel, tables, _ in self._by_kernel(rows.arrived.ids):
             configs = kernel.config.embedding_tables
             if any(c.compute_kernel == EmbeddingComputeKernel.FUSED_UVM_CACHING for c in configs):
                 kernel.emb_module.prefetch(*_bags_of_one(tables), forward_stream)
@@ -203,12 +204,38 @@ class _Started(Awaitable[Any]):
 class _Ready(Awaitable[Any]):
     """Nothing to wait for."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, rows: Any) -> None:
         super().__init__()
-        self._pool = pool
+        self._rows = rows
 
-    def _wait_impl(self) -> Pool:
-        return self._pool
+    def _wait_impl(self) -> Any:
+        return self._rows
+
+
+class _Arriving(Awaitable[Any]):
+    """Rows whose ids are on their way."""
+
+    def __init__(self, shards: Shards, slots: Slots, travelling: Travelling) -> None:
+        super().__init__()
+        self._shards, self._slots, self._travelling = shards, slots, travelling
+
+    def _wait_impl(self) -> ShardedRows:
+        return ShardedRows(self._shards, self._slots, *self._travelling.wait())
+
+
+class _Unsent(Multistreamable):
+    """Rows of which only kept ones can be asked for: their ids travel after the search."""
+
+    def __init__(self, shards: Shards, slots: Slots) -> None:
+        self._shards, self._slots = shards, slots
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        self._slots.record_stream(stream)
+
+    def kept(self, behaviour_TK: Tensor, valid_TK: Tensor) -> ShardedRows:
+        """As `Searched.kept`; a collective."""
+        slots = kept_slots(self._slots, behaviour_TK, valid_TK)
+        return ShardedRows(self._shards, slots, *Travelling(self._shards, slots, 1).wait())
 
 
 class PooledSharder(EmbeddingBagCollectionSharder):

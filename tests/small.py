@@ -35,6 +35,12 @@ DARE = EmbeddingsConfig(
     attention=WidthsConfig(item=8, category=4, position=6),
     representation=WidthsConfig(item=12, category=8, position=5),
 )
+LOOKUPS = {
+    "dare": DARE,
+    "dare_unpooled": replace(DARE, representation_lookup="unpooled"),
+    "dare_scored": replace(DARE, attention_lookup="scored"),
+}
+"""The same model, read in every way."""
 TWIN = EmbeddingsConfig(
     uses=SHARED,
     attention=WidthsConfig(item=8, category=4, position=5),

@@ -48,11 +48,19 @@ def test_whole_histories_are_summed_with_their_weights() -> None:
     weight_RCL = torch.tensor(
         [[[0.5, 0.25, 0.0], [1.0, 1.0, 1.0]], [[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
     )
-    (table,) = pooled()(features()).whole(weight_RCL)
+    rows = pooled()(features())
+    (sum_GCD,) = rows.sums(weight_RCL)
     # 0.5 * 1 + 0.25 * 2 = 1; 1 + 2 + 3 = 6; 2 * 5 = 10; nothing.
-    assert table.history_GCD[:, :, 0].tolist() == [[1, 6], [10, 0]]
-    assert table.history_GCD[:, :, 1].tolist() == [[10, 60], [100, 0]]
-    assert table.target_TD[:, 0].tolist() == [4, 0, 2]
+    assert sum_GCD[:, :, 0].tolist() == [[1, 6], [10, 0]]
+    assert sum_GCD[:, :, 1].tolist() == [[10, 60], [100, 0]]
+    (target_TD,) = rows.targets()
+    assert target_TD[:, 0].tolist() == [4, 0, 2]
+
+
+def test_every_behaviour_is_multiplied_with_the_queries_of_its_request() -> None:
+    query_RMD = torch.tensor([[[2.0, 0, 0, 0], [0, 1, 0, 0]], [[1.0, 0, 0, 0], [0, 0, 9, 0]]])
+    dot_RML = pooled()(features()).dots([query_RMD], 3)
+    assert dot_RML.tolist() == [[[2, 4, 6], [10, 20, 30]], [[5, 0, 0], [0, 0, 0]]]
 
 
 def test_only_kept_behaviours_are_summed_and_get_a_gradient() -> None:
@@ -60,10 +68,12 @@ def test_only_kept_behaviours_are_summed_and_get_a_gradient() -> None:
     behaviour_TK = torch.tensor([[2, 0], [3, 0], [0, 3]])
     valid_TK = torch.tensor([[True, True], [True, False], [False, True]])
     weight_TK = torch.tensor([[0.5, 2.0], [3.0, 9.0], [9.0, 4.0]], requires_grad=True)
-    (table,) = module(features()).kept(behaviour_TK, valid_TK, weight_TK)
+    rows = module(features()).kept(behaviour_TK, valid_TK)
+    weight_T1K = dense_groups(weight_TK[valid_TK].unsqueeze(1), valid_TK.sum(1), 2).transpose(1, 2)
+    (sum_TCD,) = rows.sums(weight_T1K)
     # Behaviours 0..3 are rows 1 2 3 5: 0.5 * 3 + 2 * 1; 3 * 5; 4 * 5.
-    assert table.history_GCD[:, 0, 0].tolist() == [3.5, 15, 20]
-    table.history_GCD[:, 0, 0].sum().backward()
+    assert sum_TCD[:, 0, 0].tolist() == [3.5, 15, 20]
+    sum_TCD[:, 0, 0].sum().backward()
     assert weight_TK.grad.tolist() == [[3, 1], [5, 0], [0, 5]]
     moved = module.embedding_bags["r_item"].weight.grad[:, 0]
     assert moved.tolist() == [0, 2, 0, 0.5, 0, 7]
@@ -75,9 +85,10 @@ def test_a_request_without_history_sums_to_zero() -> None:
         values=torch.tensor([3]),
         lengths=torch.tensor([0, 1]),
     )
-    (table,) = pooled()(empty).whole(torch.ones(1, 2, 1))
-    assert table.history_GCD.eq(0).all()
-    assert table.target_TD[:, 0].tolist() == [3]
+    rows = pooled()(empty)
+    assert rows.sums(torch.ones(1, 2, 1))[0].eq(0).all()
+    assert rows.dots([torch.ones(1, 1, 4)], 1).eq(0).all()
+    assert rows.targets()[0][:, 0].tolist() == [3]
 
 
 def test_groups_of_any_lengths_pool_to_the_sums_of_a_loop() -> None:

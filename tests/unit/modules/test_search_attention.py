@@ -13,9 +13,8 @@ from modules.scorers import DotScorer
 from modules.search import SearchConfig, SearchUnit
 from tests.small import DARE, make_task
 
-TARGET = torch.tensor([[[1.0, 2.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]]])
-HISTORY = torch.tensor([[[3.0, 1.0, 5.0, 1.0], [0.0, 2.0, 7.0, 0.0]]])
-"""One request; products of the two targets with the two behaviours: 6, 4; 5, 7."""
+DOTS = torch.tensor([[[6.0, 4.0], [5.0, 7.0]]])
+"""Of one request, two targets with two behaviours, four numbers wide."""
 
 
 @pytest.mark.parametrize(
@@ -37,13 +36,13 @@ def test_score_is_the_scaled_dot_product_with_position(scale, expected) -> None:
     target_P = torch.tensor([1.0, 1.0, 1.0, 0, 0, 0, 0, 0, 0])
     history_LP = torch.zeros(2, 9)
     history_LP[0, :3], history_LP[1, 2] = 2.0, -3.0
-    score = DotScorer(scale)(TARGET, HISTORY, target_P, history_LP)
+    score = DotScorer(scale, 4)(DOTS, target_P, history_LP)
     torch.testing.assert_close(score, torch.tensor([expected]))
 
 
 @pytest.mark.parametrize("scale", ["two_term", "joint"])
 def test_without_positions_only_items_and_categories_score(scale) -> None:
-    score = DotScorer(scale)(TARGET, HISTORY, torch.zeros(0), torch.zeros(2, 0))
+    score = DotScorer(scale, 4)(DOTS, torch.zeros(0), torch.zeros(2, 0))
     torch.testing.assert_close(score, torch.tensor([[[3.0, 2.0], [2.5, 3.5]]]))
 
 
@@ -83,7 +82,7 @@ def test_kept_and_whole_histories_are_summed_by_weight() -> None:
 def search(score: list[list[float]], length: int, top_k: int) -> list[set[int]]:
     """Columns kept for each target of one request; what is not valid is left out."""
     behaviour_RL = (torch.arange(len(score[0])) < length).unsqueeze(0)
-    unit = SearchUnit(SearchConfig(top_k=top_k), DotScorer("joint"))
+    unit = SearchUnit(SearchConfig(top_k=top_k), DotScorer("joint", 4))
     index, valid = unit(torch.tensor([score], dtype=torch.float), behaviour_RL)
     assert index.shape == valid.shape == (1, len(score), min(top_k, len(score[0])))
     kept = [

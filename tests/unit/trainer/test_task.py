@@ -19,13 +19,14 @@ from modules.search import SearchConfig
 from pipelines.batch import Batch
 from pipelines.schema import Layout
 from tests import reference, small
-from tests.small import DARE, TWIN
+from tests.small import DARE, LOOKUPS, TWIN
 from trainer.distributed import run_context
 from trainer.optim import SparseOptimizerConfig
 from trainer.sharding import ShardingConfig, make_plan, shard
 from trainer.task import TrainTask
 
 L2 = 1e-2
+MODELS = {**LOOKUPS, "twin": TWIN}
 TOP_K = 3
 PARTS = {
     "target_history_product": ("target", "history", "product"),
@@ -110,7 +111,7 @@ def check(config: RankerConfig, batch: Batch, rows: list[reference.Row]) -> None
 
 
 @pytest.mark.parametrize("layout", ["user", "request"])
-@pytest.mark.parametrize("embeddings", [DARE, TWIN], ids=["dare", "twin"])
+@pytest.mark.parametrize("embeddings", MODELS.values(), ids=MODELS)
 def test_a_step_equals_the_equations(
     embeddings: EmbeddingsConfig, layout: Layout, tmp_path: Path
 ) -> None:
@@ -155,7 +156,7 @@ def check_all_ranks(config: RankerConfig, log: list[small.User], folder: Path) -
 
 
 @pytest.mark.parametrize("lengths", [(0, 0), (1, 1), (2, 0), (3, 3), (9, 9), (1, 20)], ids=str)
-@pytest.mark.parametrize("embeddings", [DARE, TWIN], ids=["dare", "twin"])
+@pytest.mark.parametrize("embeddings", MODELS.values(), ids=MODELS)
 def test_short_and_equal_histories_equal_the_equations(
     embeddings: EmbeddingsConfig, lengths: tuple[int, ...], tmp_path: Path
 ) -> None:
@@ -233,7 +234,7 @@ def test_bfloat16_gives_finite_and_close_logits_and_gradients(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("layout", ["user", "request"])
-@pytest.mark.parametrize("embeddings", [DARE, TWIN], ids=["dare", "twin"])
+@pytest.mark.parametrize("embeddings", MODELS.values(), ids=MODELS)
 def test_sharded_tables_move_by_the_gradient_of_the_equations(
     embeddings: EmbeddingsConfig, layout: Layout, tmp_path: Path
 ) -> None:
