@@ -30,6 +30,11 @@ from trainer.traffic import TrafficCounter
 logger = logging.getLogger(__name__)
 
 ITEMS, CATEGORIES, ATTENTION_WIDTH = 50_000, 9_000, 16
+_LOOKUPS = {
+    "pooled": ["representation_lookup=pooled"],
+    "unpooled": ["representation_lookup=unpooled"],
+    "scored": ["representation_lookup=unpooled", "attention_lookup=scored"],
+}
 Sharding = Literal["table_wise", "row_wise", "column_wise"]
 
 
@@ -59,7 +64,7 @@ def bench_exchange(
         widths: of each feature's representation.
 
     Returns:
-        `cells`: bytes a request, and the share that pooling saves.
+        `cells`: bytes a request that all ranks send together. A table of them goes to stderr.
 
     Raises:
         ValueError: fewer than two ranks, or a number below 1.
@@ -93,6 +98,8 @@ def bench_exchange(
         one_rank = functools.partial(_one_rank, ranks, folder, sharding, requests, settings)
         start_processes(one_rank, nprocs=ranks, start_method="spawn")  # type: ignore[no-untyped-call]
         cells = json.loads((Path(folder) / "cells.json").read_text())
+    configure_logging(0)
+    logger.info("bytes a request that %d ranks send together\n%s", ranks, format_cells(cells))
     return {"ranks": ranks, "sharding": sharding, "cells": cells}
 
 
@@ -116,7 +123,7 @@ def _one_rank(
         configure_logging(rank)
         for number, setting in enumerate(settings):
             cells.append(_cell(setting, requests, str(plan), context))
-            logger.info("%d of %d: %s", number + 1, len(settings), cells[-1])
+            logger.info("%d of %d", number + 1, len(settings))
     if rank == 0:
         (Path(folder) / "cells.json").write_text(json.dumps(cells))
     dist.destroy_process_group()
@@ -125,17 +132,16 @@ def _one_rank(
 def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext) -> dict[str, Any]:
     """Bytes a request of one setting."""
     sent = {
-        lookup: _step(setting, requests, plan, lookup, context) for lookup in ("pooled", "unpooled")
+        name: _step(setting, requests, plan, lookups, context) for name, lookups in _LOOKUPS.items()
     }
     attention = _sum(sent["pooled"], "unpooled")
     unpooled = _sum(sent["unpooled"], "unpooled") - attention
-    pooled = _sum(sent["pooled"], "pooled")
     return {
         **setting,
-        "attention": round(attention),
-        "unpooled": round(unpooled),
-        "pooled": round(pooled),
-        "saved": round(1 - pooled / max(1, unpooled), 3),
+        "representation_unpooled": round(unpooled),
+        "representation_pooled": round(_sum(sent["pooled"], "pooled")),
+        "attention_unpooled": round(attention),
+        "attention_scored": round(_sum(sent["scored"], "pooled")),
         "pooled_parts": {
             name.removeprefix("pooled "): round(number)
             for name, number in sorted(sent["pooled"].items())
@@ -144,15 +150,35 @@ def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext
     }
 
 
+def format_cells(cells: Sequence[dict[str, Any]]) -> str:
+    """The cells as a Markdown table."""
+    lines = [
+        "| auxiliary | L | K | targets | width | representation unpooled | pooled | of it |"
+        " attention unpooled | scored | of it |",
+        "| --- |" + " ---: |" * 10,
+    ]
+    for cell in cells:
+        whole = cell["auxiliary"]
+        row = ["on" if whole else "off", f"{cell['history_length']:,}"]
+        row += ["" if whole else str(cell["top_k"]), str(cell["targets"]), str(cell["width"])]
+        for before, after in (
+            ("representation_unpooled", "representation_pooled"),
+            ("attention_unpooled", "attention_scored"),
+        ):
+            row += [f"{cell[before]:,}", f"{cell[after]:,}", f"{cell[after] / cell[before]:.1%}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
 def _sum(sent: dict[str, float], kind: str) -> float:
     return sum(number for name, number in sent.items() if name.startswith(kind))
 
 
 def _step(
-    setting: dict[str, Any], requests: int, plan: str, lookup: str, context: RunContext
+    setting: dict[str, Any], requests: int, plan: str, lookups: Sequence[str], context: RunContext
 ) -> dict[str, float]:
     """Bytes a request that all ranks send in one step, by what they carry."""
-    config = _config(setting, plan, lookup)
+    config = _config(setting, plan, lookups)
     run = build(config, _schema(setting, requests), context)
     batch = _batch(setting, requests, context)
     with TrafficCounter() as traffic:
@@ -164,7 +190,7 @@ def _step(
     return {name: number / (requests * context.world) for name, number in total.items()}
 
 
-def _config(setting: dict[str, Any], plan: str, lookup: str) -> TrainConfig:
+def _config(setting: dict[str, Any], plan: str, lookups: Sequence[str]) -> TrainConfig:
     def widths(width: int) -> str:
         return f"{{item: {width}, category: {width}, position: {ATTENTION_WIDTH}}}"
 
@@ -176,7 +202,7 @@ def _config(setting: dict[str, Any], plan: str, lookup: str) -> TrainConfig:
             f"--model.head.auxiliary_weight={float(setting['auxiliary'])}",
             f"--model.embeddings.attention={widths(ATTENTION_WIDTH)}",
             f"--model.embeddings.representation={widths(setting['width'])}",
-            f"--model.embeddings.representation_lookup={lookup}",
+            *(f"--model.embeddings.{option}" for option in lookups),
             f"--sharding.plan={plan}",
         ],
     )

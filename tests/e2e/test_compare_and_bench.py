@@ -71,3 +71,28 @@ def test_bench_prints_one_object_with_its_setting():
     assert (result["items"], result["history_length"], result["steps"]) == (500, 8, 2)
     assert 0 <= result["data_wait_share"] <= 1
     assert result["peak_memory_bytes"] > 1e8
+
+
+@pytest.mark.dist
+def test_bench_exchange_counts_what_arithmetic_says():
+    sizes = ["--history_lengths=[50]", "--top_k=[5]", "--targets=[3]", "--widths=[8]"]
+    result = dare("bench", "exchange", "--requests=4", *sizes).result
+    whole, kept = result["cells"]
+    assert (whole["auxiliary"], kept["auxiliary"]) == (True, False)
+    # Each of two tables is on one of two ranks, so half of all numbers leave their rank. Two sums
+    # for each of 3 targets: 6 weights a behaviour and table there, and their gradients back.
+    assert whole["pooled_parts"]["weights"] == 50 * 6 * 4
+    assert whole["pooled_parts"]["weights gradient"] == 50 * 6 * 4
+    assert kept["pooled_parts"]["weights"] == 3 * 5 * 4
+    assert kept["pooled_parts"]["sums"] == kept["pooled_parts"]["rows"] == 3 * 8 * 4
+    for cell in (whole, kept):
+        # Ids of 8 bytes there, rows of 8 floats back and their gradients there again.
+        unpooled = (50 + 3) * (8 + 2 * 8 * 4)
+        assert cell["representation_unpooled"] == pytest.approx(unpooled, rel=0.02)
+        assert cell["representation_pooled"] == sum(cell["pooled_parts"].values())
+
+
+def test_bench_exchange_of_one_rank_is_refused():
+    outcome = dare("bench", "exchange", "--ranks=1")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--ranks is 1" in outcome.err
