@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor
 exchanged: ContextVar[str] = ContextVar("exchanged", default="")
 """What the running exchange of this file carries, for those who count bytes; a gradient is `<what>
 gradient`."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The type of numbers on their way; they are float32 before and after."""
+
+    forward: torch.dtype = torch.float32
+    backward: torch.dtype = torch.float32
 
 
 def all_to_all_counts(counts: Sequence[Sequence[int]], group: dist.ProcessGroup) -> list[list[int]]:
@@ -71,29 +80,39 @@ class _AllToAll(torch.autograd.Function):
         sent: list[int],
         received: list[int],
         group: dist.ProcessGroup,
+        wire: Wire,
     ) -> Tensor:
-        ctx.what, ctx.sent, ctx.received, ctx.group = what, sent, received, group
-        result, work = start_all_to_all(what, value.contiguous(), sent, received, group)
+        ctx.what, ctx.sent, ctx.received, ctx.group, ctx.wire = what, sent, received, group, wire
+        value = value.contiguous().to(wire.forward)
+        result, work = start_all_to_all(what, value, sent, received, group)
         work.wait()
-        return result
+        return result.float()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad.contiguous().to(ctx.wire.backward)
         result, work = start_all_to_all(
-            f"{ctx.what} gradient", grad.contiguous(), ctx.received, ctx.sent, ctx.group
+            f"{ctx.what} gradient", grad, ctx.received, ctx.sent, ctx.group
         )
         work.wait()
-        return result, None, None, None, None
+        return result.float(), None, None, None, None, None
 
 
 def all_to_all(
-    what: str, value: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup
+    what: str,
+    value: Tensor,
+    sent: list[int],
+    received: list[int],
+    group: dist.ProcessGroup,
+    wire: Wire,
 ) -> Tensor:
-    """Send the pieces of a flat tensor, with a gradient; arguments as in `start_all_to_all`.
+    """Send the pieces of a flat float32 tensor, with a gradient; as `start_all_to_all`.
 
     Where the value wants a gradient on one rank it must on all, since backward is a collective too.
     """
-    result: Tensor = _AllToAll.apply(value, what, sent, received, group)  # type: ignore[no-untyped-call]
+    result: Tensor = _AllToAll.apply(  # type: ignore[no-untyped-call]
+        value, what, sent, received, group, wire
+    )
     return result
 
 

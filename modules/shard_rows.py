@@ -176,9 +176,8 @@ class ShardedRows(Multistreamable):
             sent[part.rank] += piece.numel()
         mine = range(len(parts.mine))
         sizes = [[size_from(p, rank) for p in mine] for rank in range(parts.world)]
-        flat = all_to_all(
-            what, torch.cat(pieces), sent, [sum(size) for size in sizes], self.shards.group
-        )
+        received = [sum(size) for size in sizes]
+        flat = self._send(what, torch.cat(pieces), sent, received)
         came = torch.split(flat, [size for of_rank in sizes for size in of_rank])
         return flat[:0], [list(came[p :: len(mine)]) for p in mine]
 
@@ -206,8 +205,12 @@ class ShardedRows(Multistreamable):
         expected = [0] * parts.world
         for part, size in zip(parts.parts, sizes, strict=True):
             expected[part.rank] += size
-        flat = all_to_all(what, torch.cat([tie, *back]), sent, expected, self.shards.group)
+        flat = self._send(what, torch.cat([tie, *back]), sent, expected)
         return list(torch.split(flat, sizes))
+
+    def _send(self, what: str, flat: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        group, wire = self.shards.group, self.shards.wire
+        return all_to_all(what, flat.float(), sent, received, group, wire)
 
     def _join(self, lanes: list[Tensor]) -> list[Tensor]:
         """The lanes of each table side by side."""

@@ -32,6 +32,7 @@ from torchrec.distributed.types import (
 )
 from torchrec.streamable import Multistreamable
 
+from modules.exchange import Wire
 from modules.host_tables import HostTables
 from modules.pooled import LocalRows, PooledEmbeddings, Rows, Searched, kept_slots, slots_of
 from modules.routing import PartMap, Slots
@@ -57,6 +58,8 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         module: PooledEmbeddings,
         params: dict[str, ParameterSharding],
         env: ShardingEnv,
+        *,
+        wire: Wire,
         **options: Any,
     ) -> None:
         super().__init__(module, params, env, **options)
@@ -68,7 +71,7 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
             self.module_sharding_plan, names, dist.get_rank(env.process_group), env.world_size
         )
         share = 1 / parts.world if get_gradient_division() else 1.0
-        self._shards = Shards(parts, env.process_group, self._rows, share)
+        self._shards = Shards(parts, env.process_group, self._rows, share, wire)
         self._kernel_of_part = self._find_kernels(names)
         self._has_uninitialized_input_dist = False  # TorchRec's own is never made.
 
@@ -239,7 +242,16 @@ class _Unsent(Multistreamable):
 
 
 class PooledSharder(EmbeddingBagCollectionSharder):
-    """Shards `PooledEmbeddings`; knows the same sharding types on CPU as on CUDA."""
+    """Shards `PooledEmbeddings`; knows the same sharding types on CPU as on CUDA.
+
+    Args:
+        fused_params: optimizer of the tables, as TorchRec's sharders take it.
+        wire: type of what travels after the ids.
+    """
+
+    def __init__(self, fused_params: dict[str, Any], wire: Wire) -> None:
+        super().__init__(fused_params=fused_params)
+        self._wire = wire
 
     def shard(  # type: ignore[override]
         self,
@@ -256,7 +268,7 @@ class PooledSharder(EmbeddingBagCollectionSharder):
             env,
             fused_params=self.fused_params,
             device=device,
-            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            wire=self._wire,
             module_fqn=module_fqn,
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec.distributed.types import Awaitable
 from torchrec.streamable import Multistreamable
 
-from modules.exchange import all_to_all_counts, start_all_to_all
+from modules.exchange import Wire, all_to_all_counts, start_all_to_all
 from modules.routing import PartMap, Sent, Slots, sort_by_part
 
 LookUp = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -31,6 +31,8 @@ class Shards:
     """From ids of each part on this rank to their rows."""
     share: float
     """What the gradient of the tables is multiplied by: TorchRec averages over ranks."""
+    wire: Wire
+    """Of all that follows the ids."""
 
 
 @dataclass

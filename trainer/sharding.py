@@ -26,6 +26,7 @@ from torchrec.distributed.types import (
     ShardingPlan,
 )
 
+from modules.exchange import Wire
 from modules.host_kernels import host_kernels
 from modules.pooled import PooledEmbeddings
 from modules.sharded_pooled import PooledSharder, ShardedPooledEmbeddings
@@ -106,13 +107,12 @@ def _constraint(raw: Any, table: str, device_type: str) -> ParameterConstraints:
 
 def sharders(fused_params: dict[str, Any]) -> list[ModuleSharder[nn.Module]]:
     """The sharders of the collections we use, with the optimizer their kernels fuse."""
-    return [
-        cast(
-            ModuleSharder[nn.Module],
-            sharder(fused_params=dict(fused_params)),
-        )
-        for sharder in (EmbeddingCollectionSharder, PooledSharder)
-    ]
+    wire = Wire()
+    made = (
+        EmbeddingCollectionSharder(fused_params=dict(fused_params)),
+        PooledSharder(dict(fused_params), wire),
+    )
+    return [cast(ModuleSharder[nn.Module], sharder) for sharder in made]
 
 
 def make_plan(
