@@ -8,12 +8,19 @@ Letters: R requests, N behaviours or targets of a batch, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection, EmbeddingConfig, JaggedTensor, KeyedJaggedTensor
+from torchrec import (
+    DataType,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    JaggedTensor,
+    KeyedJaggedTensor,
+)
 
 Use = Literal[
     "attention_target", "attention_history", "representation_target", "representation_history"
@@ -123,10 +130,15 @@ class Embeddings(nn.Module):
         config: spaces and widths.
         rows: rows of the `item` and of the `category` table.
         device: `meta` where the tables are made by sharding.
+        table_types: type of the weights by table, float32 for those that are not named.
     """
 
     def __init__(
-        self, config: EmbeddingsConfig, rows: dict[str, int], device: torch.device
+        self,
+        config: EmbeddingsConfig,
+        rows: dict[str, int],
+        device: torch.device,
+        table_types: Mapping[str, DataType],
     ) -> None:
         super().__init__()
         self.config = config
@@ -139,6 +151,7 @@ class Embeddings(nn.Module):
                         embedding_dim=width,
                         num_embeddings=rows[table],
                         feature_names=[f"{side}_{table}" for side in config.readers(space)],
+                        data_type=table_types.get(f"{space}_{table}", DataType.FP32),
                     )
                     for table in TABLES
                     if getattr(widths, table) == width

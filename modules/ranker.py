@@ -6,12 +6,13 @@ history, K kept, N jagged total, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchrec import KeyedJaggedTensor
+from torchrec import DataType, KeyedJaggedTensor
 
 from modules.attention import AttentionConfig, masked_softmax, pool_all, pool_kept
 from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions, Use
@@ -74,6 +75,7 @@ class Ranker(nn.Module):
         history_length: behaviours a history has at most.
         device: `meta` where the tables are made by sharding.
         autocast: compute type of the part after the lookups.
+        table_types: type of the weights by table, float32 for those that are not named.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class Ranker(nn.Module):
         history_length: int,
         device: torch.device,
         autocast: torch.dtype | None = None,
+        table_types: Mapping[str, DataType] | None = None,
     ) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config.embeddings, rows, device)
+        self.embeddings = Embeddings(config.embeddings, rows, device, table_types or {})
         self.interaction = Interaction(config, self.embeddings, history_length, autocast)
 
     def forward(

@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
-from trainer.sharding import plan_rows, set_optimizer_step
+from trainer.sharding import set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
 
@@ -229,7 +229,7 @@ class Trainer:
 
     def _describe(self) -> None:
         """Write what the run is before it starts, and log its sizes."""
-        rows = plan_rows(self.run.plan)
+        rows = self.run.placement.rows
         train = self.schema.splits["train"]
         logger.info(
             "%s: %s targets in %s requests, tables of %s bytes on %d ranks (%s)",
@@ -279,7 +279,7 @@ class Trainer:
                     history=read_metrics(self.folder),
                     calibration=evaluation.calibration,
                     attention=evaluation.attention,
-                    plan=plan_rows(self.run.plan),
+                    plan=self.run.placement.rows,
                     config_yaml=self.config_yaml,
                 ),
                 self.folder / "report.html",

@@ -1,0 +1,179 @@
+"""Why no plan fits, and which change would make one fit: each is tried before it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from trainer.config import TrainConfig
+from trainer.plan_config import PlanConfig, TableSpec, TopologySpec
+from trainer.plan_workload import Workload
+from trainer.planning import DoesNotFitError, find_plan, shortfall
+
+MakeWorkload = Callable[[TrainConfig, PlanConfig], Workload]
+_MOST_RANKS = 1024
+_LEAST_WIDTH = 4
+_SIDES = ("target", "history")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of a run's config or of its planner config."""
+
+    told: str
+    config: TrainConfig
+    plan: PlanConfig
+
+
+def explain(
+    config: TrainConfig, workload: Workload, failed: DoesNotFitError, make_workload: MakeWorkload
+) -> str:
+    """Lines for a user: what lacks where, and what would help.
+
+    Args:
+        config: of the run.
+        workload: that does not fit.
+        failed: the planner's answer to it.
+        make_workload: the workload of changed configs.
+    """
+    lack = shortfall(workload, failed.nearest)
+    where = f"sharding.plan {config.sharding.plan or '(none)'}"
+    found = find_changes(config, workload, lack.table, make_workload)
+    lines = [f"{where}: it would fit with {told}" for told in found]
+    if not lines:
+        lines = [f"{where}: no change of {lack.table} or of the machines that was tried helps"]
+    return "\n".join([f"{where}: no plan fits: {lack}", *lines])
+
+
+def find_changes(
+    config: TrainConfig, workload: Workload, table: str, make_workload: MakeWorkload
+) -> list[str]:
+    """The changes that let a plan fit, each planned with; where none alone does, several at once.
+
+    Args:
+        config: of the run.
+        workload: that does not fit.
+        table: that takes most of the memory that lacks.
+        make_workload: the workload of changed configs.
+    """
+
+    def fits(change: Change) -> bool:
+        try:
+            find_plan(make_workload(change.config, change.plan))
+        except DoesNotFitError:
+            return False
+        return True
+
+    plan, machines = workload.config, workload.topology
+    found, kinds = [], _changes(config, plan, table, machines)
+    for steps in kinds:
+        fitting = next((change.told for change in steps if fits(change)), None)
+        if fitting:
+            found.append(fitting)
+    if found:
+        return found
+    told: list[str] = []
+    for kind in range(len(kinds)):
+        change = next(_changes(config, plan, table, machines)[kind], None)
+        if change is not None:
+            config, plan = change.config, change.plan
+            told.append(change.told)
+            if fits(change):
+                return [", ".join(told)]
+    return []
+
+
+def _changes(
+    config: TrainConfig, plan: PlanConfig, table: str, machines: TopologySpec
+) -> list[Iterator[Change]]:
+    """By kind, changes of rising size."""
+    on_cuda = machines.device == "cuda"
+    return [
+        _precision(config, plan, table) if on_cuda else iter(()),
+        _kernel(config, plan, table) if on_cuda else iter(()),
+        _sharding(config, plan, table) if machines.ranks > 1 else iter(()),
+        _optimizer(config, plan),
+        _hosts(config, plan, machines),
+        _width(config, plan, table),
+    ]
+
+
+def _with_table(plan: PlanConfig, table: str, spec: TableSpec) -> PlanConfig:
+    return replace(plan, tables={**plan.tables, table: spec})
+
+
+def _precision(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:
+    spec = plan.tables[table]
+    if spec.precision == "fp32":
+        yield Change(
+            told=f"tables.{table}.precision fp16",
+            config=config,
+            plan=_with_table(plan, table, replace(spec, precision="fp16")),
+        )
+
+
+def _kernel(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:
+    spec = plan.tables[table]
+    if "fused_uvm_caching" not in spec.compute_kernels:
+        yield Change(
+            told=f"tables.{table}.compute_kernels [fused_uvm_caching]",
+            config=config,
+            plan=_with_table(plan, table, replace(spec, compute_kernels=("fused_uvm_caching",))),
+        )
+
+
+def _sharding(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:
+    spec = plan.tables[table]
+    if spec.sharding_types and "row_wise" not in spec.sharding_types:
+        yield Change(
+            told=f"tables.{table}.sharding_types [row_wise]",
+            config=config,
+            plan=_with_table(plan, table, replace(spec, sharding_types=("row_wise",))),
+        )
+
+
+def _optimizer(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
+    if "adam" in config.optim.sparse.name:
+        sparse = replace(config.optim.sparse, name="rowwise_adagrad")
+        yield Change(
+            told="optim.sparse.name rowwise_adagrad",
+            config=replace(config, optim=replace(config.optim, sparse=sparse)),
+            plan=plan,
+        )
+
+
+def _hosts(config: TrainConfig, plan: PlanConfig, machines: TopologySpec) -> Iterator[Change]:
+    whole = plan.topology or machines
+    hosts = 2 * whole.hosts
+    while hosts * whole.gpus_a_host <= _MOST_RANKS:
+        yield Change(
+            told=f"topology.hosts {hosts}",
+            config=config,
+            plan=replace(plan, topology=replace(whole, hosts=hosts)),
+        )
+        hosts *= 2
+
+
+def _width(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:
+    """Half the width, a quarter, ...; of all sections that the table's space takes it from."""
+    space, _, feature = table.rpartition("_")
+    embeddings = config.model.embeddings
+    sections = [
+        section
+        for section in ("attention", "representation")
+        if space in (getattr(embeddings.uses, f"{section}_{side}") for side in _SIDES)
+    ]
+    width = getattr(getattr(embeddings, sections[0]), feature) // 2
+    while width >= _LEAST_WIDTH:
+        if width % 4 == 0:
+            changed = {
+                section: replace(getattr(embeddings, section), **{feature: width})
+                for section in sections
+            }
+            model = replace(config.model, embeddings=replace(embeddings, **changed))
+            yield Change(
+                told=" ".join(f"model.embeddings.{s}.{feature} {width}" for s in sections),
+                config=replace(config, model=model),
+                plan=plan,
+            )
+        width //= 2

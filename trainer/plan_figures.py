@@ -1,0 +1,276 @@
+"""What a plan costs: by table, and by rank in memory and in bytes a step over the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torchrec.distributed.planner.shard_estimators import _calculate_shard_io_sizes
+from torchrec.distributed.planner.types import ShardingOption, Storage
+
+from trainer.headline import format_bytes
+from trainer.plan_workload import Workload, state_bytes
+from trainer.sharding import model_tables
+
+_ID_BYTES = 8
+_LISTED_RANKS = 16
+"""Ranks that the text lists one by one; of more it shows the least, the median and the most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFigures:
+    """A table in a plan; bytes over all ranks of one copy."""
+
+    table: str
+    collection: str
+    kind: str
+    rows: int
+    width: int
+    precision: str
+    sharding: str
+    kernel: str
+    shards: int
+    ranks: int
+    """Ranks that hold a shard."""
+    weight_bytes: int
+    hbm_bytes: int
+    """With optimizer state, caches, and the ids and rows of a step."""
+    host_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFigures:
+    """A rank in a plan; what it sends and receives a step, forward and backward, to others."""
+
+    rank: int
+    hbm_bytes: int = 0
+    host_bytes: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sent_between_hosts_bytes: int = 0
+    received_between_hosts_bytes: int = 0
+
+
+_MEASURES = tuple(name for name in RankFigures.__dataclass_fields__ if name != "rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFigures:
+    """What a plan costs, as TorchRec estimates it."""
+
+    tables: list[TableFigures]
+    ranks: list[RankFigures]
+    """Of one group of replicated tables; the other groups are the same."""
+    groups: int
+    sync_every: int
+    sync_bytes: int
+    """What a rank sends when the groups average their tables; 0 where there is one."""
+    hbm_capacity_bytes: int
+    """Of a rank, for tables: the reservation is taken off."""
+    host_capacity_bytes: int
+    memory: dict[str, list[int]]
+    """Bytes by table and rank, in HBM and host memory together."""
+
+    def imbalance(self) -> dict[str, float]:
+        """The fullest rank over the mean rank, of each measure that is not zero everywhere."""
+        found = {}
+        for measure in _MEASURES:
+            values = [getattr(rank, measure) for rank in self.ranks]
+            if any(values):
+                found[measure] = round(max(values) / statistics.fmean(values), 4)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as JSON takes it."""
+        return {
+            "ranks": len(self.ranks) * self.groups,
+            "groups": self.groups,
+            "sync_every": self.sync_every,
+            "sync_bytes": self.sync_bytes,
+            "hbm_capacity_bytes": self.hbm_capacity_bytes,
+            "host_capacity_bytes": self.host_capacity_bytes,
+            "imbalance": self.imbalance(),
+            "tables": [dataclasses.asdict(table) for table in self.tables],
+            "by_rank": [dataclasses.asdict(rank) for rank in self.ranks],
+        }
+
+
+def plan_figures(workload: Workload, options: Sequence[ShardingOption]) -> PlanFigures:
+    """Add a plan up.
+
+    Args:
+        workload: what is placed.
+        options: one a table, its shards with rank and storage.
+    """
+    world, replication = workload.topology.ranks, workload.config.replication
+    totals = {measure: [0.0] * world for measure in _MEASURES}
+    memory, copied = {}, [0] * world
+    for option in options:
+        _add_memory(option, totals)
+        _add_traffic(option, workload, totals)
+        memory[option.name] = _by_rank(option, world, lambda s: s.hbm + s.ddr)
+        element_bytes = option.tensor.element_size()
+        for shard in option.shards:
+            rows, columns = shard.size
+            copied[cast(int, shard.rank)] += rows * columns * element_bytes + sum(
+                state_bytes(rows, columns, workload.fused_params)
+            )
+    groups = replication.groups
+    return PlanFigures(
+        tables=[_table(option, workload) for option in options],
+        ranks=[
+            RankFigures(rank=rank, **{name: round(totals[name][rank]) for name in _MEASURES})
+            for rank in range(world)
+        ],
+        groups=groups,
+        sync_every=replication.sync_every,
+        sync_bytes=2 * (groups - 1) * max(copied) // groups,
+        hbm_capacity_bytes=workload.hbm_capacity,
+        host_capacity_bytes=workload.host_capacity,
+        memory=memory,
+    )
+
+
+def _by_rank(option: ShardingOption, world: int, measure: Callable[[Storage], int]) -> list[int]:
+    found = [0] * world
+    for shard in option.shards:
+        found[cast(int, shard.rank)] += measure(cast(Storage, shard.storage))
+    return found
+
+
+def _add_memory(option: ShardingOption, totals: dict[str, list[float]]) -> None:
+    for shard in option.shards:
+        rank, storage = cast(int, shard.rank), cast(Storage, shard.storage)
+        totals["hbm_bytes"][rank] += storage.hbm
+        totals["host_bytes"][rank] += storage.ddr
+
+
+def _table(option: ShardingOption, workload: Workload) -> TableFigures:
+    table = model_tables(workload.model)[option.name]
+    storage = option.total_storage
+    return TableFigures(
+        table=option.name,
+        collection=option.path.removeprefix("ranker.embeddings.collections."),
+        kind=table.kind,
+        rows=table.rows,
+        width=table.width,
+        precision=table.precision,
+        sharding=option.sharding_type,
+        kernel=option.compute_kernel,
+        shards=option.num_shards,
+        ranks=len({shard.rank for shard in option.shards}),
+        weight_bytes=sum(s.size[0] * s.size[1] for s in option.shards) * table.element_bytes,
+        hbm_bytes=storage.hbm,
+        host_bytes=storage.ddr,
+    )
+
+
+def _add_traffic(
+    option: ShardingOption, workload: Workload, totals: dict[str, list[float]]
+) -> None:
+    """What a table makes ranks exchange.
+
+    TorchRec's own sizes of a shard: the ids that reach it from all ranks, and the rows, or the
+    pooled vectors, that it gives back to all. Each rank asks for an equal part and keeps its own
+    part at home. Backward, gradients go the way of the rows, the other way round. A weighted bag
+    sends a float weight with each id and gets its gradient back.
+    """
+    world, local = workload.topology.ranks, workload.topology.gpus_a_host
+    if option.sharding_type == "data_parallel":
+        _add_all_reduce(option, workload, totals)
+        return
+    ids, rows = _shard_sizes(option, workload)
+    weights = 0.5 if option.is_weighted else 0.0
+    held = [0.0] * world, [0.0] * world
+    for shard, id_bytes, row_bytes in zip(option.shards, ids, rows, strict=True):
+        rank = cast(int, shard.rank)
+        held[0][rank] += id_bytes * (1 + weights)
+        held[1][rank] += row_bytes + weights * id_bytes
+    for names, group in (
+        (("sent_bytes", "received_bytes"), 1),
+        (("sent_between_hosts_bytes", "received_between_hosts_bytes"), local),
+    ):
+        for rank in range(world):
+            first = rank - rank % group
+            away_ids, away_rows = (
+                (sum(part) - sum(part[first : first + group])) / world for part in held
+            )
+            ids_here, rows_here = (part[rank] * (world - group) / world for part in held)
+            totals[names[0]][rank] += away_ids + rows_here + away_rows
+            totals[names[1]][rank] += ids_here + away_rows + rows_here
+
+
+def _shard_sizes(option: ShardingOption, workload: Workload) -> tuple[list[int], list[int]]:
+    """Bytes of ids that reach each shard, and of rows that leave it."""
+    inputs = len(option.input_lengths)
+    ids, rows = _calculate_shard_io_sizes(
+        sharding_type=option.sharding_type,
+        batch_sizes=[option.batch_size] * inputs,
+        world_size=workload.topology.ranks,
+        local_world_size=workload.topology.gpus_a_host,
+        input_lengths=option.input_lengths,
+        emb_dim=option.tensor.shape[1],
+        shard_sizes=[shard.size for shard in option.shards],
+        input_data_type_size=_ID_BYTES,
+        output_data_type_size=4,  # Looked up rows are fp32.
+        num_poolings=option.num_poolings or [1.0] * inputs,
+        is_pooled=option.is_pooled,
+    )
+    return ids, rows
+
+
+def _add_all_reduce(
+    option: ShardingOption, workload: Workload, totals: dict[str, list[float]]
+) -> None:
+    """A dense gradient summed over all ranks, first in each host and then between hosts."""
+    spec = workload.topology
+    size = 4.0 * option.tensor.numel()
+    between = 2 * size * (spec.hosts - 1) / spec.hosts / spec.gpus_a_host
+    for rank in range(spec.ranks):
+        for way in ("sent", "received"):
+            totals[f"{way}_bytes"][rank] += 2 * size * (spec.ranks - 1) / spec.ranks
+            totals[f"{way}_between_hosts_bytes"][rank] += between
+
+
+def format_plan(figures: PlanFigures) -> str:
+    """Two tables for people: tables and ranks."""
+    tables = [("table", "rows", "width", "type", "sharding", "kernel", "shards", "HBM", "host")]
+    tables += [
+        (
+            t.table,
+            f"{t.rows:,}",
+            str(t.width),
+            t.precision,
+            t.sharding,
+            t.kernel,
+            f"{t.shards} on {t.ranks} ranks",
+            format_bytes(t.hbm_bytes),
+            format_bytes(t.host_bytes),
+        )
+        for t in figures.tables
+    ]
+    ranks: list[tuple[str, ...]] = [
+        ("rank", "HBM", "host", "sent", "received", "sent between hosts", "received between hosts")
+    ]
+    if len(figures.ranks) <= _LISTED_RANKS:
+        for rank in figures.ranks:
+            values = (format_bytes(getattr(rank, measure)) for measure in _MEASURES)
+            ranks.append((str(rank.rank), *values))
+    ordered = [sorted(getattr(rank, m) for rank in figures.ranks) for m in _MEASURES]
+    for label, place in (("least", 0.0), ("median", 0.5), ("most", 1.0)):
+        index = round(place * (len(figures.ranks) - 1))
+        ranks.append((label, *(format_bytes(values[index]) for values in ordered)))
+    imbalance = figures.imbalance()
+    ranks.append(("most over mean", *(f"{imbalance.get(m, 1.0):.3f}" for m in _MEASURES)))
+    return f"{_columns(tables)}\n\n{_columns(ranks)}"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
