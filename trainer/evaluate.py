@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -77,3 +79,11 @@ def evaluate(
     values = metrics.compute(context.control)
     curve = metrics.calibration_curve() if context.is_main else {}
     return Evaluation(values, curve, attention.compute())
+
+
+def finite(result: dict[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that JSON does not know."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in result.items()
+    }

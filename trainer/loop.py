@@ -21,9 +21,9 @@ from trainer.build import build, open_stream
 from trainer.checkpoint import Checkpoints, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import Evaluation, evaluate, finite
 from trainer.report import ReportData, write_report
-from trainer.sharding import set_optimizer_step
+from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
 
@@ -53,7 +53,8 @@ class Trainer:
             config, "train", self.schema, context, epochs=config.loop.epochs
         )
         self.run = build(config, self.schema, context)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, context)
+        checkpoints, rows = self.folder / "checkpoints", self.run.placement.rows
+        self.checkpoints = Checkpoints(checkpoints, config.checkpoint, context, plan=rows)
         self.step = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
@@ -115,8 +116,9 @@ class Trainer:
         manifest = self.load(path)
         metrics = self.evaluate(split).metrics
         scored = {"name": self.config.name, "split": split, "checkpoint": path.name, **metrics}
-        scored |= {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
-        return finite(scored)
+        return finite(
+            scored | {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
+        )
 
     def _steps(self, telemetry: Telemetry) -> None:
         config, started = self.config, time.perf_counter()
@@ -135,6 +137,8 @@ class Trainer:
                 check_overlap(pipeline, self.run.model)
                 first = False
             self.step += 1
+            if self._due(self.run.placement.figures.sync_every):
+                average_replicas(self.run.model)
             self._check_loss(output)
             telemetry.step(
                 self.step,
@@ -182,6 +186,7 @@ class Trainer:
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective."""
         average_running_statistics(self.run.model)
+        average_replicas(self.run.model)
         stream = open_stream(self.config, split, self.schema, self.context)
         evaluation = evaluate(
             self.run,
@@ -229,8 +234,7 @@ class Trainer:
 
     def _describe(self) -> None:
         """Write what the run is before it starts, and log its sizes."""
-        rows = self.run.placement.rows
-        train = self.schema.splits["train"]
+        rows, train = self.run.placement.rows, self.schema.splits["train"]
         logger.info(
             "%s: %s targets in %s requests, tables of %s bytes on %d ranks (%s)",
             self.folder,
@@ -251,8 +255,7 @@ class Trainer:
         if best is not None and best[1].step != self.step:
             self.load(best[0])
         split: Split = "test" if self.config.data.test else "val"
-        evaluation = self.evaluate(split)
-        samples = self.train_stream.samples
+        evaluation, samples = self.evaluate(split), self.train_stream.samples
         result: dict[str, Any] = {
             "name": self.config.name,
             "preset": self.config.model.preset,
@@ -280,20 +283,13 @@ class Trainer:
                     calibration=evaluation.calibration,
                     attention=evaluation.attention,
                     plan=self.run.placement.rows,
+                    memory=self.run.placement.figures.memory,
                     config_yaml=self.config_yaml,
                 ),
                 self.folder / "report.html",
             )
             logger.info("report: %s", self.folder / "report.html")
         return result
-
-
-def finite(result: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that JSON does not know."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in result.items()
-    }
 
 
 def _write_json(path: Path, content: Any) -> None:

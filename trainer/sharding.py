@@ -140,9 +140,12 @@ def shard(
         )
 
 
-def average_replicas(model: nn.Module, step: int, every: int) -> None:
-    """Average replicated tables and their optimizer state over the groups, if a step is due."""
-    if isinstance(model, DMPCollection) and step % every == 0:
+def average_replicas(model: nn.Module) -> None:
+    """Average replicated tables and their optimizer state over the groups, if there are several.
+
+    A collective.
+    """
+    if isinstance(model, DMPCollection):
         model.sync()
 
 
