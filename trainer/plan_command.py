@@ -19,7 +19,7 @@ from trainer.figures import save_memory_figure
 from trainer.plan_advice import explain
 from trainer.plan_config import PlanConfig, TopologySpec
 from trainer.plan_figures import format_plan
-from trainer.plan_job import place
+from trainer.plan_job import check_replication, place
 from trainer.plan_workload import job_topology
 from trainer.planning import DoesNotFitError, find_plan
 from trainer.saved_plan import read_rows, restore_plan
@@ -47,6 +47,7 @@ def plan_run(
     machines = job_topology(RunContext(0, 1, 0, 1, _device(), None))
     planning = read_planning(config, schema, machines)
     workload = make_workload(config, schema, planning, machines)
+    check_replication(workload)
     saved = config.sharding.saved_plan
     if saved:
         tables = model_tables(workload.model)
@@ -83,7 +84,11 @@ def _device() -> torch.device:
 def _title(machines: TopologySpec, planning: PlanConfig) -> str:
     groups = planning.replication.groups
     copies = f"{groups} copies of all tables, each on " if groups > 1 else ""
-    return f"{copies}{machines.ranks} ranks on {machines.hosts} hosts ({machines.device})"
+    ranks, hosts = (
+        f"{count:,} {noun}{'s' * (count > 1)}"
+        for count, noun in ((machines.ranks, "rank"), (machines.hosts, "host"))
+    )
+    return f"{copies}{ranks} on {hosts} ({machines.device})"
 
 
 def schema_or_sizes(config: TrainConfig) -> DatasetSchema:

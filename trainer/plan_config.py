@@ -139,7 +139,8 @@ def load_plan_config(path: str, kinds: Mapping[str, Kind], device: Device) -> Pl
         replication=_replication(sections.get("replication", {}), topology, mistakes),
     )
     if mistakes.lines:
-        raise ValueError("\n".join(mistakes.lines))
+        # What is wrong under `*` is wrong once, whatever the number of tables.
+        raise ValueError("\n".join(dict.fromkeys(mistakes.lines)))
     return config
 
 
@@ -259,14 +260,15 @@ def _tables(
     raw: Any, kinds: Mapping[str, Kind], device: Device, mistakes: _Mistakes
 ) -> dict[str, TableSpec]:
     section = mistakes.mapping(raw, "tables", (*kinds, "*"))
-    return {
-        table: _table(section.get(table, section.get("*", {})), table, kind, device, mistakes)
-        for table, kind in kinds.items()
-    }
+    found = {}
+    for table, kind in kinds.items():
+        key = table if table in section else "*"
+        found[table] = _table(section.get(key, {}), f"tables.{key}", kind, device, mistakes)
+    return found
 
 
-def _table(raw: Any, table: str, kind: Kind, device: Device, mistakes: _Mistakes) -> TableSpec:
-    where, can = f"tables.{table}", CAPABILITIES[device, kind]
+def _table(raw: Any, where: str, kind: Kind, device: Device, mistakes: _Mistakes) -> TableSpec:
+    can = CAPABILITIES[device, kind]
     section = mistakes.mapping(raw, where, tuple(TableSpec.__dataclass_fields__))
     on = f"an {kind} table takes on {device}" if kind == "unpooled" else f"a {kind} one on {device}"
     chosen = {

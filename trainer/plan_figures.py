@@ -265,7 +265,14 @@ def format_plan(figures: PlanFigures) -> str:
         ranks.append((label, *(format_bytes(values[index]) for values in ordered)))
     imbalance = figures.imbalance()
     ranks.append(("most over mean", *(f"{imbalance.get(m, 1.0):.3f}" for m in _MEASURES)))
-    return f"{_columns(tables)}\n\n{_columns(ranks)}"
+    text = f"{_columns(tables)}\n\n{_columns(ranks)}"
+    if figures.groups > 1:
+        text += (
+            f"\n\nTo average the {figures.groups} copies a rank sends "
+            f"{format_bytes(figures.sync_bytes)} every {figures.sync_every} steps, "
+            f"{format_bytes(figures.sync_bytes / figures.sync_every)} a step."
+        )
+    return text
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed as dist
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torchrec.distributed.types import ShardingPlan
 
@@ -46,6 +47,22 @@ def check_job(config: PlanConfig, job: TopologySpec) -> None:
     ]
     if mistakes:
         raise ValueError("\n".join(mistakes))
+
+
+def check_replication(workload: Workload) -> None:
+    """Check that replicated tables can be averaged.
+
+    Raises:
+        ValueError: TorchRec cannot average the state of the tables' optimizer.
+    """
+    groups = workload.config.replication.groups
+    # DMPCollection of torchrec 1.6 to 1.8 looks for rowwise Adagrad's state and no other.
+    averaged = workload.fused_params["optimizer"] == EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    if groups > 1 and not averaged:
+        raise ValueError(
+            f"sharding.plan: replication.groups is {groups}; TorchRec's DMPCollection averages the "
+            "state of one optimizer only: set optim.sparse.name rowwise_adagrad"
+        )
 
 
 def describe(workload: Workload, failed: DoesNotFitError) -> str:
@@ -89,6 +106,7 @@ def make_plan(
         pooling=pooling,
         batch_size=batch_size,
     )
+    check_replication(workload)
     if config.saved_plan:
         rows = read_rows(config.saved_plan)
         return restore_plan(rows, model_tables(model), workload.topology, config.saved_plan)

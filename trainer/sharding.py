@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,9 +14,11 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.tensor import DTensor
 from torchrec import DataType, EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
+from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from modules.host_tables import host_kernels
@@ -156,11 +159,21 @@ def initialise_tables(model: DistributedModelParallel, *, seed: int, std: float)
     Each block of rows has a seed of its own, so that a shard can draw just its part.
     """
     for name, value in model.state_dict().items():
-        if isinstance(value, ShardedTensor):
-            for part in value.local_shards():
-                row, column = part.metadata.shard_offsets
-                width = value.size()[1]
-                _draw(part.tensor, name, seed, std, row=row, column=column, width=width)
+        for weight, (row, column) in _local_parts(name, value):
+            width = value.size()[1]
+            _draw(weight, name, seed, std, row=row, column=column, width=width)
+
+
+def _local_parts(name: str, value: Any) -> list[tuple[Tensor, Sequence[int]]]:
+    """This rank's parts of a table with their first row and column; none where it is no table."""
+    if isinstance(value, ShardedTensor):
+        return [(part.tensor, part.metadata.shard_offsets) for part in value.local_shards()]
+    if isinstance(value, DTensor):  # A replicated table.
+        local = cast(LocalShardsWrapper, value.to_local())
+        return list(zip(local.local_shards(), local.local_offsets(), strict=True))
+    if ".embeddings.collections." in name:  # A data-parallel one.
+        return [(value, (0, 0))]
+    return []
 
 
 def _draw(
