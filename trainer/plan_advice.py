@@ -74,12 +74,13 @@ def find_changes(
         return found
     told: list[str] = []
     for kind in range(len(kinds)):
-        change = next(_changes(config, plan, table, machines)[kind], None)
-        if change is not None:
-            config, plan = change.config, change.plan
-            told.append(change.told)
-            if fits(change):
-                return [", ".join(told)]
+        steps = list(_changes(config, plan, table, machines)[kind])
+        fitting = next((change for change in steps if fits(change)), None)
+        if fitting:
+            return [", ".join([*told, fitting.told])]
+        if steps:
+            config, plan = steps[0].config, steps[0].plan
+            told.append(steps[0].told)
     return []
 
 
@@ -93,8 +94,8 @@ def _changes(
         _kernel(config, plan, table) if on_cuda else iter(()),
         _sharding(config, plan, table) if machines.ranks > 1 else iter(()),
         _optimizer(config, plan),
-        _hosts(config, plan, machines),
         _width(config, plan, table),
+        _hosts(config, plan, machines),
     ]
 
 

@@ -213,14 +213,14 @@ def _topology(raw: Any, mistakes: _Mistakes) -> TopologySpec:
     names = tuple(TopologySpec.__dataclass_fields__)
     section = mistakes.mapping(raw, "topology", names)
     values = {
-        name: mistakes.number(section, f"topology.{name}", getattr(TopologySpec, name), least)
-        for name, least in (
-            ("hosts", 1),
-            ("gpus_a_host", 1),
-            ("hbm_gb", 0),
-            ("host_memory_gb", 0),
-            ("in_host_gb_per_s", 0.001),
-            ("between_hosts_gb_per_s", 0.001),
+        name: mistakes.number(section, f"topology.{name}", getattr(TopologySpec, name), *limits)
+        for name, limits in (
+            ("hosts", (1,)),
+            ("gpus_a_host", (1, 64)),
+            ("hbm_gb", (0,)),
+            ("host_memory_gb", (0,)),
+            ("in_host_gb_per_s", (0.001,)),
+            ("between_hosts_gb_per_s", (0.001,)),
         )
     }
     device = mistakes.choice(section, "topology.device", "cuda", get_args(Device))
