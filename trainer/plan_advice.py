@@ -56,47 +56,54 @@ def find_changes(
         table: that takes most of the memory that lacks.
         make_workload: the workload of changed configs.
     """
+    alone = [
+        change.told
+        for steps in _changes(config, workload.config, table, workload.topology)
+        if (change := _first_that_fits(steps, make_workload)) is not None
+    ]
+    return alone or _changes_together(config, workload, table, make_workload)
 
-    def fits(change: Change) -> bool:
-        try:
-            find_plan(make_workload(change.config, change.plan))
-        except DoesNotFitError:
-            return False
-        return True
 
-    plan, machines = workload.config, workload.topology
-    found, kinds = [], _changes(config, plan, table, machines)
-    for steps in kinds:
-        fitting = next((change.told for change in steps if fits(change)), None)
-        if fitting:
-            found.append(fitting)
-    if found:
-        return found
-    told: list[str] = []
-    for kind in range(len(kinds)):
-        steps = list(_changes(config, plan, table, machines)[kind])
-        fitting = next((change for change in steps if fits(change)), None)
-        if fitting:
-            return [", ".join([*told, fitting.told])]
+def _changes_together(
+    config: TrainConfig, workload: Workload, table: str, make_workload: MakeWorkload
+) -> list[str]:
+    """The smallest change of each kind on top of the others, until it fits."""
+    plan, told = workload.config, list[str]()
+    for kind in range(len(_changes(config, plan, table, workload.topology))):
+        steps = _changes(config, plan, table, workload.topology)[kind]
+        change = _first_that_fits(steps, make_workload)
+        if change is not None:
+            return [", ".join([*told, change.told])]
         if steps:
             config, plan = steps[0].config, steps[0].plan
             told.append(steps[0].told)
     return []
 
 
+def _first_that_fits(steps: list[Change], make_workload: MakeWorkload) -> Change | None:
+    for change in steps:
+        try:
+            find_plan(make_workload(change.config, change.plan))
+        except DoesNotFitError:
+            continue
+        return change
+    return None
+
+
 def _changes(
     config: TrainConfig, plan: PlanConfig, table: str, machines: TopologySpec
-) -> list[Iterator[Change]]:
+) -> list[list[Change]]:
     """By kind, changes of rising size."""
     on_cuda = machines.device == "cuda"
-    return [
-        _precision(config, plan, table) if on_cuda else iter(()),
-        _kernel(config, plan, table) if on_cuda else iter(()),
-        _sharding(config, plan, table) if machines.ranks > 1 else iter(()),
+    kinds = [
+        _precision(config, plan, table) if on_cuda else (),
+        _kernel(config, plan, table) if on_cuda else (),
+        _sharding(config, plan, table) if machines.ranks > 1 else (),
         _optimizer(config, plan),
         _width(config, plan, table),
         _hosts(config, plan, machines),
     ]
+    return [list(kind) for kind in kinds]
 
 
 def _with_table(plan: PlanConfig, table: str, spec: TableSpec) -> PlanConfig:

@@ -145,9 +145,11 @@ def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec)
     if table.precision not in can.precisions:
         found.append(f"{name} is {table.precision}; {topology.device}: {', '.join(can.precisions)}")
     numbers = [{key: int(part[key]) for key in _NUMBERS} for part in parts]
-    highest = max(part["rank"] for part in numbers)
-    if highest >= topology.ranks:
-        found.append(f"{name} is on rank {highest}, there are {topology.ranks} ranks")
+    least, most = (bound(part["rank"] for part in numbers) for bound in (min, max))
+    if least < 0 or most >= topology.ranks:
+        found.append(
+            f"{name} is on ranks {least} to {most}; the job has ranks 0 to {topology.ranks - 1}"
+        )
     if parts[0]["sharding"] == "data_parallel":
         return found
     shape = [max(part[f] + part[n] for part in numbers) for f, n in _EXTENTS]
@@ -166,19 +168,23 @@ def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec)
 
 def _sharding(parts: list[Row], topology: TopologySpec) -> ParameterSharding:
     kind, load = str(parts[0]["sharding"]), parts[0].get("cache load factor")
-    specification = EnumerableShardingSpec(
-        [
-            ShardMetadata(
-                shard_offsets=[int(part["first row"]), int(part["first column"])],
-                shard_sizes=[int(part["rows"]), int(part["columns"])],
-                placement=placement(topology.device, int(part["rank"]), topology.gpus_a_host),
-            )
-            for part in parts
-        ]
+    specification = (
+        None
+        if kind == "data_parallel"
+        else EnumerableShardingSpec(
+            [
+                ShardMetadata(
+                    shard_offsets=[int(part["first row"]), int(part["first column"])],
+                    shard_sizes=[int(part["rows"]), int(part["columns"])],
+                    placement=placement(topology.device, int(part["rank"]), topology.gpus_a_host),
+                )
+                for part in parts
+            ]
+        )
     )
     half = parts[0].get("precision", "fp32") != "fp32"
     return ParameterSharding(
-        sharding_spec=None if kind == "data_parallel" else specification,
+        sharding_spec=specification,
         sharding_type=kind,
         compute_kernel=str(parts[0]["kernel"]),
         ranks=[int(part["rank"]) for part in parts],
