@@ -227,7 +227,7 @@ def _memory(memory: Memory, colours: dict[Colour, str]) -> Figure:
         axes.stairs(above, edges, baseline=below, fill=True, color=colours[colour], alpha=alpha,
                     label=table)  # fmt: skip
         below = above
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.set_xlim(-0.5, ranks - 0.5)
     axes.set_ylim(bottom=0)
     _label(axes, "rank", f"memory of tables, {unit}")

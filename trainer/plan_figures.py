@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from trainer.plan_workload import Workload, state_bytes
 from trainer.sharding import model_tables
 
 _ID_BYTES = 8
+_WEIGHT_BYTES = 4
 _LISTED_RANKS = 16
 """Ranks that the text lists one by one; of more it shows the least, the median and the most."""
 
@@ -72,7 +73,7 @@ class PlanFigures:
     """Of a rank, for tables: the reservation is taken off."""
     host_capacity_bytes: int
     memory: dict[str, list[int]]
-    """Bytes by table and rank, in HBM and host memory together."""
+    """Bytes by table and rank; a table's part in host memory beside a GPU goes apart."""
 
     def imbalance(self) -> dict[str, float]:
         """The fullest rank over the mean rank, of each measure that is not zero everywhere."""
@@ -107,11 +108,11 @@ def plan_figures(workload: Workload, options: Sequence[ShardingOption]) -> PlanF
     """
     world, replication = workload.topology.ranks, workload.config.replication
     totals = {measure: [0.0] * world for measure in _MEASURES}
-    memory, copied = {}, [0] * world
+    memory, copied = dict[str, list[int]](), [0] * world
     for option in options:
         _add_memory(option, totals)
         _add_traffic(option, workload, totals)
-        memory[option.name] = _by_rank(option, world, lambda s: s.hbm + s.ddr)
+        memory |= _memory(option, workload)
         element_bytes = option.tensor.element_size()
         for shard in option.shards:
             rows, columns = shard.size
@@ -134,11 +135,16 @@ def plan_figures(workload: Workload, options: Sequence[ShardingOption]) -> PlanF
     )
 
 
-def _by_rank(option: ShardingOption, world: int, measure: Callable[[Storage], int]) -> list[int]:
-    found = [0] * world
+def _memory(option: ShardingOption, workload: Workload) -> dict[str, list[int]]:
+    """Bytes by rank, under the table's name; what lies in host memory beside a GPU apart."""
+    hbm, host = ([0] * workload.topology.ranks for _ in range(2))
     for shard in option.shards:
-        found[cast(int, shard.rank)] += measure(cast(Storage, shard.storage))
-    return found
+        rank, storage = cast(int, shard.rank), cast(Storage, shard.storage)
+        hbm[rank] += storage.hbm
+        host[rank] += storage.ddr
+    if workload.topology.device == "cpu":
+        return {option.name: host}
+    return {option.name: hbm} | ({f"{option.name}, host memory": host} if any(host) else {})
 
 
 def _add_memory(option: ShardingOption, totals: dict[str, list[float]]) -> None:
@@ -174,33 +180,31 @@ def _add_traffic(
     """What a table makes ranks exchange.
 
     TorchRec's own sizes of a shard: the ids that reach it from all ranks, and the rows, or the
-    pooled vectors, that it gives back to all. Each rank asks for an equal part and keeps its own
-    part at home. Backward, gradients go the way of the rows, the other way round. A weighted bag
-    sends a float weight with each id and gets its gradient back.
+    pooled vectors, that it gives back. Backward, gradients of those reach it. A weighted bag's ids
+    come with a float weight, whose gradient goes back. Each rank asks for an equal part of it all,
+    and what it asks itself stays at home.
     """
     world, local = workload.topology.ranks, workload.topology.gpus_a_host
     if option.sharding_type == "data_parallel":
         _add_all_reduce(option, workload, totals)
         return
-    ids, rows = _shard_sizes(option, workload)
-    weights = 0.5 if option.is_weighted else 0.0
-    held = [0.0] * world, [0.0] * world
-    for shard, id_bytes, row_bytes in zip(option.shards, ids, rows, strict=True):
+    weight_share = _WEIGHT_BYTES / _ID_BYTES if option.is_weighted else 0.0
+    reach, leave = [0.0] * world, [0.0] * world
+    for shard, ids, rows in zip(option.shards, *_shard_sizes(option, workload), strict=True):
         rank = cast(int, shard.rank)
-        held[0][rank] += id_bytes * (1 + weights)
-        held[1][rank] += row_bytes + weights * id_bytes
-    for names, group in (
-        (("sent_bytes", "received_bytes"), 1),
-        (("sent_between_hosts_bytes", "received_between_hosts_bytes"), local),
-    ):
+        reach[rank] += ids * (1 + weight_share) + rows
+        leave[rank] += rows + ids * weight_share
+    for where, group in (("", 1), ("_between_hosts", local)):
+        # By group of ranks that need not leave it: a rank itself, or a host.
+        to_others, from_others = (
+            [(sum(part) - sum(part[n : n + group])) / world for n in range(0, world, group)]
+            for part in (reach, leave)
+        )
+        away = (world - group) / world
         for rank in range(world):
-            first = rank - rank % group
-            away_ids, away_rows = (
-                (sum(part) - sum(part[first : first + group])) / world for part in held
-            )
-            ids_here, rows_here = (part[rank] * (world - group) / world for part in held)
-            totals[names[0]][rank] += away_ids + rows_here + away_rows
-            totals[names[1]][rank] += ids_here + away_rows + rows_here
+            asked, answered = to_others[rank // group], from_others[rank // group]
+            totals[f"sent{where}_bytes"][rank] += asked + leave[rank] * away
+            totals[f"received{where}_bytes"][rank] += answered + reach[rank] * away
 
 
 def _shard_sizes(option: ShardingOption, workload: Workload) -> tuple[list[int], list[int]]:

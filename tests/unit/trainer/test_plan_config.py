@@ -139,3 +139,10 @@ def test_shipped_plans_have_no_mistake(path):
     if config.topology is not None:
         hosts, gpus = config.topology.hosts, config.topology.gpus_a_host
         assert path.stem.startswith(f"{hosts}x{gpus}_h200")
+
+
+def test_the_documented_capabilities_are_those_of_the_code():
+    text = (Path(__file__).parents[3] / "docs" / "architecture.md").read_text()
+    for (device, kind), can in CAPABILITIES.items():
+        cells = (can.sharding_types, can.compute_kernels, can.precisions)
+        assert f"| {device} | {kind} | {' | '.join(map(', '.join, cells))} |" in text

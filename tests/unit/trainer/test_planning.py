@@ -8,6 +8,10 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 
 from tests.small_run import small_config, small_schema
 from trainer.build import make_workload
@@ -182,3 +186,34 @@ def test_a_thousand_ranks_are_planned_within_a_minute():
     )
     assert len(figures.ranks) == 1024
     assert time.perf_counter() - started < 60
+
+
+def test_pooled_tables_send_one_vector_a_bag_and_a_weight_an_id(monkeypatch):
+    bags = EmbeddingBagCollection(
+        tables=[
+            EmbeddingBagConfig(
+                name="pooled", embedding_dim=16, num_embeddings=1000, feature_names=["kept"]
+            )
+        ],
+        is_weighted=True,
+        device=torch.device("meta"),
+    )
+    monkeypatch.setattr("trainer.planning.sharders", _bag_sharders)
+    workload = replace(
+        _workload(gpus_a_host=4),
+        model=nn.ModuleDict({"bags": bags}),
+        pooling={"kept": 6.0},
+    )
+    planning = replace(workload.config, tables={"pooled": ROW_WISE})
+    figures = _figures(replace(workload, config=planning))
+    (table,) = figures.tables
+    assert (table.kind, table.collection, table.sharding) == ("pooled", "bags", "row_wise")
+    # Every shard gives every bag of all ranks a partial sum; an id has a weight of 4 bytes, whose
+    # gradient comes back.
+    ids, weights, vectors = 600 * 8, 600 * 4, 4 * 100 * 16 * 4
+    for rank in figures.ranks:
+        assert rank.sent_bytes == 3 * (ids + 2 * weights + 2 * vectors) // 4
+
+
+def _bag_sharders(fused_params):
+    return [EmbeddingBagCollectionSharder(fused_params=dict(fused_params))]
