@@ -104,7 +104,7 @@ class PlanConfig:
     tables: Mapping[str, TableSpec] = field(default_factory=dict)
     """By table, of all tables of the model."""
     proposer: Proposer = "grid"
-    """`grid` tries every combination, `greedy` much fewer."""
+    """TorchRec's search; all but `greedy` fall back on it."""
     replication: ReplicationSpec = field(default_factory=ReplicationSpec)
 
     def precisions(self) -> dict[str, Precision]:
@@ -287,9 +287,12 @@ def _table(raw: Any, where: str, kind: Kind, device: Device, mistakes: _Mistakes
         mistakes.add(
             f"{where}.cache_load_factor is {load}; it needs fused_uvm_caching in compute_kernels"
         )
+    columns = mistakes.number(section, f"{where}.min_partition", 0, 0)
+    if columns % 4:
+        mistakes.add(f"{where}.min_partition is {columns}; it must be a multiple of 4 (FBGEMM)")
     return TableSpec(
         **chosen,
         precision=cast(Precision, precision),
-        min_partition=mistakes.number(section, f"{where}.min_partition", 0, 0),
+        min_partition=columns,
         cache_load_factor=load,
     )

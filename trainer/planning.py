@@ -83,6 +83,7 @@ def find_plan(workload: Workload) -> ShardingPlan:
 
     Raises:
         DoesNotFitError: nothing fits.
+        ValueError: no plan is possible, whatever the memory.
     """
     hbm, host = workload.hbm_capacity, workload.host_capacity
     topology = make_topology(workload.topology, hbm=hbm, host=host)
@@ -90,7 +91,12 @@ def find_plan(workload: Workload) -> ShardingPlan:
         return to_sharding_plan(_search(workload, topology, None), topology)
     except PlannerError:
         boundless = make_topology(workload.topology, hbm=_BOUNDLESS, host=_BOUNDLESS)
-        raise DoesNotFitError(_search(workload, boundless, _LeastLack(hbm, host))) from None
+        try:
+            nearest = _search(workload, boundless, _LeastLack(hbm, host))
+        except PlannerError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"sharding.plan: no plan whatever the memory: {reason}") from error
+        raise DoesNotFitError(nearest) from None
 
 
 def _search(
@@ -116,12 +122,15 @@ def _search(
 
 
 def _proposers(name: Proposer) -> list[planner_types.Proposer]:
+    """The chosen search, and the greedy ones, which find something where it proposes nothing."""
     greedy = [GreedyProposer(), GreedyProposer(use_depth=False)]
     if name == "grid":
-        return [GridSearchProposer(max_proposals=_MAX_GRID), *greedy, UniformProposer()]
+        return [GridSearchProposer(max_proposals=_MAX_GRID), *greedy]
     if name == "uniform":
-        return [UniformProposer()]
-    return [DynamicProgrammingProposer()] if name == "dynamic_programming" else [*greedy]
+        return [UniformProposer(), *greedy]
+    if name == "dynamic_programming":
+        return [DynamicProgrammingProposer(), *greedy]
+    return list(greedy)
 
 
 class _LeastLack(PerfModel):

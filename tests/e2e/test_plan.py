@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.commands import dare, dare_without_report
 
@@ -80,6 +81,7 @@ def test_training_takes_a_plan_as_it_is_and_keeps_it_with_run_and_checkpoint(dat
     assert 'id="memory-' in report
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU cannot do")
 @pytest.mark.parametrize(
     ("plan", "told"),
     [

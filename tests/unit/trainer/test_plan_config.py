@@ -99,6 +99,7 @@ def test_all_mistakes_are_told_at_once_each_in_a_line(tmp_path):
         ("cuda", "attention_item", "sharding_types: row_wise", "must be a list"),
         ("cuda", "attention_item", "cache_load_factor: 0.1", "needs fused_uvm_caching"),
         ("cuda", "attention_item", "cache_load_factor: 2", "from 0 to 1"),
+        ("cuda", "attention_item", "min_partition: 6", "multiple of 4"),
     ],
 )
 def test_what_a_device_or_a_kind_of_table_cannot_do_is_refused(tmp_path, device, table, spec, told):

@@ -179,6 +179,18 @@ def test_where_nothing_helps_that_is_said():
     assert line == "no change of representation_item or of the machines that was tried helps"
 
 
+@pytest.mark.parametrize("proposer", ["grid", "greedy", "uniform", "dynamic_programming"])
+def test_every_search_finds_a_plan_where_tables_differ(proposer):
+    workload = _workload(TableSpec(), gpus_a_host=4)
+    tables = {**workload.config.tables, "attention_item": ROW_WISE}
+    tables["representation_item"] = TableSpec(sharding_types=("column_wise",))
+    planning = replace(workload.config, tables=tables, proposer=proposer)
+    figures = _figures(replace(workload, config=planning))
+    sharding = {table.table: table.sharding for table in figures.tables}
+    assert sharding["attention_item"] == "row_wise"
+    assert sharding["representation_item"] == "column_wise"
+
+
 def test_a_thousand_ranks_are_planned_within_a_minute():
     started = time.perf_counter()
     figures = _figures(
