@@ -11,7 +11,7 @@ from trainer.plan_workload import Workload
 from trainer.planning import DoesNotFitError, find_plan, shortfall
 
 MakeWorkload = Callable[[TrainConfig, PlanConfig], Workload]
-_MOST_RANKS = 1024
+_MOST_TIMES_HOSTS = 16
 _LEAST_WIDTH = 4
 _SIDES = ("target", "history")
 
@@ -41,7 +41,7 @@ def explain(
     found = find_changes(config, workload, lack.table, make_workload)
     lines = [f"{where}: it would fit with {told}" for told in found]
     if not lines:
-        lines = [f"{where}: no change of {lack.table} or of the machines that was tried helps"]
+        lines = [f"{where}: no change of {lack.table}, machines or batch that was tried helps"]
     return "\n".join([f"{where}: no plan fits: {lack}", *lines])
 
 
@@ -102,6 +102,7 @@ def _changes(
         _optimizer(config, plan),
         _width(config, plan, table),
         _hosts(config, plan, machines),
+        _batch(config, plan),
     ]
     return [list(kind) for kind in kinds]
 
@@ -151,15 +152,25 @@ def _optimizer(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
 
 
 def _hosts(config: TrainConfig, plan: PlanConfig, machines: TopologySpec) -> Iterator[Change]:
-    whole = plan.topology or machines
-    hosts = 2 * whole.hosts
-    while hosts * whole.gpus_a_host <= _MOST_RANKS:
+    """Twice as many, four times, ...; whole machines, of all copies of the tables."""
+    whole, times = plan.topology or machines, 2
+    while times <= _MOST_TIMES_HOSTS:
+        topology = replace(whole, hosts=times * whole.hosts)
         yield Change(
-            told=f"topology.hosts {hosts}",
+            told=f"topology.hosts {topology.hosts}",
             config=config,
-            plan=replace(plan, topology=replace(whole, hosts=hosts)),
+            plan=replace(plan, topology=topology),
         )
-        hosts *= 2
+        times *= 2
+
+
+def _batch(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
+    """Half the batch, a quarter, ...: less of ids and rows that are under way."""
+    size = config.data.batch_size // 2
+    while size >= 1:
+        data = replace(config.data, batch_size=size)
+        yield Change(told=f"data.batch_size {size}", config=replace(config, data=data), plan=plan)
+        size //= 2
 
 
 def _width(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:

@@ -157,6 +157,7 @@ def test_only_changes_that_make_it_fit_are_told():
         "it would fit with optim.sparse.name rowwise_adagrad",
         "it would fit with model.embeddings.representation.item 8",
         "it would fit with topology.hosts 2",
+        "it would fit with data.batch_size 125",
     ]
     # Half of its weights are 16,000 bytes, of 36,128: rightly not told.
     fp16, small = replace(ROW_WISE, precision="fp16"), {"gpus_a_host": 2, "hbm_gb": 0.0003}
@@ -166,17 +167,18 @@ def test_only_changes_that_make_it_fit_are_told():
 
 
 def test_where_no_change_alone_helps_several_are_told_together():
-    # A step's ids and rows alone take 190,400 bytes, however many hosts there are.
-    assert _told(_workload(gpus_a_host=2, hbm_gb=0.000185)) == [
+    # A step's ids and rows take 190,400 bytes on however many hosts, weights and state 145,728.
+    assert _told(_workload(gpus_a_host=2, hbm_gb=0.00012)) == [
         "it would fit with tables.representation_item.precision fp16, "
         "tables.representation_item.compute_kernels [fused_uvm_caching], "
-        "optim.sparse.name rowwise_adagrad, model.embeddings.representation.item 4"
+        "optim.sparse.name rowwise_adagrad, model.embeddings.representation.item 8, "
+        "topology.hosts 2, data.batch_size 125"
     ]
 
 
 def test_where_nothing_helps_that_is_said():
-    (line,) = _told(_workload(gpus_a_host=2, hbm_gb=0.0001))
-    assert line == "no change of representation_item or of the machines that was tried helps"
+    (line,) = _told(_workload(gpus_a_host=2, hbm_gb=1e-7))
+    assert line == ("no change of representation_item, machines or batch that was tried helps")
 
 
 @pytest.mark.parametrize("proposer", ["grid", "greedy", "uniform", "dynamic_programming"])
