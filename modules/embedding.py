@@ -8,12 +8,14 @@ Letters: R requests, N behaviours or targets of a batch, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torchrec import (
+    DataType,
     EmbeddingBagConfig,
     EmbeddingCollection,
     EmbeddingConfig,
@@ -159,6 +161,7 @@ class Embeddings(nn.Module):
         rows: rows of the `item` and of the `category` table.
         device: `meta` where the tables are made by sharding.
         whole_histories: the head sums whole histories beside what the search keeps.
+        table_types: type of the weights by table, float32 for those that are not named.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Embeddings(nn.Module):
         device: torch.device,
         *,
         whole_histories: bool,
+        table_types: Mapping[str, DataType],
     ) -> None:
         super().__init__()
         self.config = config
@@ -181,6 +185,7 @@ class Embeddings(nn.Module):
                             embedding_dim=getattr(widths, table),
                             num_embeddings=rows[table],
                             feature_names=[table],
+                            data_type=table_types.get(f"{space}_{table}", DataType.FP32),
                         )
                         for table in TABLES
                     ],
@@ -196,6 +201,7 @@ class Embeddings(nn.Module):
                         embedding_dim=width,
                         num_embeddings=rows[table],
                         feature_names=[f"{side}_{table}" for side in config.readers(space)],
+                        data_type=table_types.get(f"{space}_{table}", DataType.FP32),
                     )
                     for table in TABLES
                     if getattr(widths, table) == width

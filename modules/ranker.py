@@ -6,13 +6,14 @@ history, K kept, N jagged total, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
-from torchrec import KeyedJaggedTensor
+from torchrec import DataType, KeyedJaggedTensor
 
 from modules.attention import AttentionConfig, masked_softmax, pool_kept
 from modules.embedding import Embeddings, EmbeddingsConfig, Lookups, Positions
@@ -76,6 +77,7 @@ class Ranker(nn.Module):
         history_length: behaviours a history has at most.
         device: `meta` where the tables are made by sharding.
         autocast: compute type of the part after the lookups.
+        table_types: type of the weights by table, float32 for those that are not named.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Ranker(nn.Module):
         history_length: int,
         device: torch.device,
         autocast: torch.dtype | None = None,
+        table_types: Mapping[str, DataType] | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = Embeddings(
@@ -93,6 +96,7 @@ class Ranker(nn.Module):
             rows,
             device,
             whole_histories=config.head.auxiliary_weight > 0,
+            table_types=table_types or {},
         )
         self.interaction = Interaction(config, self.embeddings, history_length, autocast)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ShardingPlan
 
 from modules.ranker import Ranker
 from pipelines.loader import BatchStream, DataConfig, Split, count_collisions, make_dataset
@@ -15,7 +15,11 @@ from pipelines.schema import DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers, make_optimizers
-from trainer.sharding import initialise_tables, make_plan, shard
+from trainer.plan_advice import explain
+from trainer.plan_config import PlanConfig, Precision, TopologySpec, load_plan_config
+from trainer.plan_job import Placement, make_plan, place, with_saved_precisions
+from trainer.plan_workload import Workload, group_topology, job_topology
+from trainer.sharding import DATA_TYPES, initialise_tables, shard, table_kinds
 from trainer.task import TrainTask
 
 logger = logging.getLogger(__name__)
@@ -27,13 +31,25 @@ class ShardedRun:
 
     model: DistributedModelParallel
     optimizers: Optimizers
-    plan: ShardingPlan
+    placement: Placement
+    """Where its tables live."""
 
 
-def build_task(config: TrainConfig, schema: DatasetSchema, device: torch.device) -> TrainTask:
+def build_task(
+    config: TrainConfig,
+    schema: DatasetSchema,
+    device: torch.device,
+    precisions: Mapping[str, Precision] | None = None,
+) -> TrainTask:
     """The model with its loss: tables on meta, everything else on the device.
 
     The dense starting values are a function of the seed alone.
+
+    Args:
+        config: of the run.
+        schema: of the data.
+        device: of everything but the tables.
+        precisions: by table, fp32 for those that are not named.
     """
     torch.manual_seed(config.seed)
     ranker = Ranker(
@@ -42,6 +58,7 @@ def build_task(config: TrainConfig, schema: DatasetSchema, device: torch.device)
         history_length=config.data.history_length,
         device=torch.device("meta"),
         autocast=config.loop.autocast,
+        table_types={name: DATA_TYPES[p] for name, p in (precisions or {}).items()},
     )
     ranker.interaction.to(device)
     return TrainTask(ranker, auxiliary_weight=config.model.head.auxiliary_weight, l2=config.loop.l2)
@@ -51,23 +68,71 @@ def build(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> Sh
     """Model, plan, shards, starting values, optimizers; a collective.
 
     Raises:
-        ValueError: no plan fits, or the planner config is wrong.
+        ValueError: no plan fits, or the planner config or the saved plan is wrong.
     """
-    task = build_task(config, schema, context.device)
-    fused_params = config.optim.sparse.fused_params()
-    pooling = mean_ids(config.data, schema)
-    targets_a_request = max(1.0, pooling["target_item"])
+    machines = job_topology(context)
+    planning = read_planning(config, schema, machines)
+    task = build_task(config, schema, context.device, planning.precisions())
+    workload = make_workload(config, schema, planning, machines, task)
     plan = make_plan(
         task,
         context,
         config.sharding,
-        fused_params=fused_params,
+        fused_params=workload.fused_params,
+        pooling=workload.pooling,
+        batch_size=workload.batch_size,
+        explain=lambda workload, failed: explain(
+            config,
+            workload,
+            failed,
+            lambda config, planning: make_workload(config, schema, planning, machines),
+        ),
+    )
+    placement = place(workload, plan)
+    fused_params = workload.fused_params
+    groups = planning.replication.groups
+    model = shard(task, context, plan, fused_params=fused_params, groups=groups)
+    initialise_tables(model, seed=config.seed, std=config.model.init.std)
+    return ShardedRun(model, make_optimizers(model, config.optim), placement)
+
+
+def read_planning(config: TrainConfig, schema: DatasetSchema, machines: TopologySpec) -> PlanConfig:
+    """The planner config of a run; its tables have the precisions of the saved plan, if any.
+
+    Raises:
+        ValueError: it is wrong, one line a mistake.
+    """
+    sketch = build_task(config, schema, torch.device("meta"))
+    planning = load_plan_config(config.sharding.plan, table_kinds(sketch), machines.device)
+    return with_saved_precisions(planning, config.sharding.saved_plan)
+
+
+def make_workload(
+    config: TrainConfig,
+    schema: DatasetSchema,
+    planning: PlanConfig,
+    machines: TopologySpec,
+    task: TrainTask | None = None,
+) -> Workload:
+    """What the planner is told of a run.
+
+    Args:
+        config: of the run.
+        schema: of the data, whose lengths are the planner's pooling factors.
+        planning: the planner config.
+        machines: of the running job, for a planner config without any.
+        task: the model, where it is there already.
+    """
+    pooling = mean_ids(config.data, schema)
+    targets_a_request = max(1.0, pooling["target_item"])
+    return Workload(
+        model=task or build_task(config, schema, torch.device("meta"), planning.precisions()),
+        config=planning,
+        topology=group_topology(planning, machines),
+        fused_params=config.optim.sparse.fused_params(),
         pooling=pooling,
         batch_size=max(1, int(config.data.batch_size / targets_a_request)),
     )
-    model = shard(task, context, plan, fused_params=fused_params)
-    initialise_tables(model, seed=config.seed, std=config.model.init.std)
-    return ShardedRun(model, make_optimizers(model, config.optim), plan)
 
 
 def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:

@@ -22,7 +22,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from modules.norm import average_running_statistics
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers
-from trainer.sharding import set_optimizer_step
+from trainer.saved_plan import Row
+from trainer.sharding import average_replicas, set_optimizer_step
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,13 @@ class Checkpoints:
         folder: `<out_dir>/<name>/checkpoints`.
         config: which stay.
         context: of this process.
+        plan: where the tables live, one row a shard; each checkpoint carries it.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig, context: RunContext) -> None:
-        self.folder, self.config, self.context = folder, config, context
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, context: RunContext, *, plan: list[Row]
+    ) -> None:
+        self.folder, self.config, self.context, self.plan = folder, config, context, plan
 
     def complete(self) -> list[tuple[Path, Manifest]]:
         """Complete checkpoints, oldest first."""
@@ -136,10 +140,12 @@ class Checkpoints:
             aside.mkdir(parents=True)
         self.context.wait()
         average_running_statistics(model)
+        average_replicas(model)
         save(_state(model, optimizers), storage_writer=FileSystemWriter(str(aside)))
         _write_json(aside / f"loader-{self.context.rank:05d}.json", place)
         self.context.wait()
         if self.context.is_main:
+            _write_json(aside / "plan.json", self.plan)
             files = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
             _write_json(aside / "manifest.json", {**vars(manifest), "files": files})
             shutil.rmtree(final, ignore_errors=True)
@@ -233,7 +239,7 @@ def _state(model: DistributedModelParallel, optimizers: Optimizers) -> dict[str,
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any] | list[Row]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -20,6 +20,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
 
   dare doctor                    check versions, libraries and devices
   dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet
+  dare plan --config FILE        where the tables would live on other machines, and what it costs
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
   dare compare                   TWIN against DARE where one table is enough, and where not
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "doctor": _doctor,
         "prepare": _prepare,
+        "plan": _plan,
         "train": _train,
         "evaluate": _evaluate,
         "compare": _compare,
@@ -136,6 +138,37 @@ def _prepare(arguments: list[str]) -> int:
     schema = sources[parsed.source](**_values(chosen))
     print(format_summary(schema, chosen.out), file=sys.stderr)
     print(Path(chosen.out) / "schema.json")
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    from trainer.arguments import parse_run, run_parser
+
+    parser = run_parser(
+        "dare plan",
+        "Place the tables of a run on the machines of a planner config, which need not be here. "
+        "Without prepared data, give data.item_rows and data.category_rows.",
+        "[--plan FILE] [--out FILE] [--picture FILE]",
+    )
+    parser.add_argument(
+        "--plan", default="", metavar="FILE", help="planner config, in place of sharding.plan"
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="write the plan, to train with sharding.saved_plan",
+    )
+    parser.add_argument(
+        "--picture", default="", metavar="FILE", help="draw the ranks' memory: .svg or .png"
+    )
+    config, _, parsed = parse_run(parser, arguments)
+    from trainer.plan_command import plan_run, with_plan
+
+    config = with_plan(config, parsed.plan)
+    text, figures = plan_run(config, out=parsed.out, picture=parsed.picture)
+    print(text, file=sys.stderr)
+    print(json.dumps(figures))
     return 0
 
 

@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,18 @@ _STYLE: Any = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
+_PAPER: dict[Colour, str] = {
+    "ink": "#14140f",
+    "muted": "#5b5a54",
+    "rule": "#dedcd4",
+    "surface": "#ffffff",
+    "series-1": "#2266c4",
+    "series-2": "#c2570c",
+}
+"""Colours of a file of its own: the page's, by day."""
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+Memory = Mapping[str, Sequence[float]]
+"""Bytes by table and rank."""
 _POINTS = 400
 _LABELLED_CELLS = 12
 
@@ -171,6 +183,56 @@ def heatmap_figure(
                 )
         _label(axes, "category of the behaviour", "category of the target")
         return _svg(figure, name, alt)
+
+
+def memory_figure(name: str, memory: Memory, alt: str) -> str:
+    """Memory of the ranks by table, on top of each other, as an SVG element.
+
+    Args:
+        name: start of every id in the figure, unique in the page.
+        memory: bytes by table and rank.
+        alt: what the figure shows, for readers who do not see it.
+    """
+    with mpl.rc_context(_STYLE):
+        return _svg(_memory(memory, _HEX), name, alt)
+
+
+def save_memory_figure(path: str, memory: Memory, *, title: str) -> None:
+    """The same as a file of its own, SVG or PNG by its ending.
+
+    Raises:
+        ValueError: another ending.
+    """
+    if not path.endswith((".svg", ".png")):
+        raise ValueError(f"--picture is {path}; it must end in .svg or .png")
+    paper = {value: _PAPER[colour] for colour, value in _HEX.items()}
+    style = {key: paper.get(value, value) for key, value in _STYLE.items()}
+    with mpl.rc_context(style):
+        figure = _memory(memory, _PAPER)
+        figure.suptitle(title, fontsize=9, color=_PAPER["ink"])
+        figure.savefig(path, dpi=160)
+
+
+def _memory(memory: Memory, colours: dict[Colour, str]) -> Figure:
+    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    ranks = len(next(iter(memory.values())))
+    edges, below = np.arange(ranks + 1) - 0.5, np.zeros(ranks)
+    most = max(sum(values) for values in zip(*memory.values(), strict=True))
+    size, unit = next((s, u) for s, u in _UNITS if most >= s or s == 1)
+    for number, (table, values) in enumerate(memory.items()):
+        above = below + np.asarray(values) / size
+        colour: Colour = ("series-1", "series-2")[number % 2]
+        alpha = 1 / (1 + number // 2)
+        axes.stairs(above, edges, baseline=below, fill=True, color=colours[colour], alpha=alpha,
+                    label=table)  # fmt: skip
+        below = above
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.set_xlim(-0.5, ranks - 0.5)
+    axes.set_ylim(bottom=0)
+    _label(axes, "rank", f"memory of tables, {unit}")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
 
 
 def _tick_categories(axes: Axes, rows: list[int], columns: list[int]) -> None:

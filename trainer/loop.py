@@ -24,7 +24,7 @@ from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
 from trainer.result import finite, write_json
-from trainer.sharding import plan_rows, set_optimizer_step
+from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
 
@@ -51,7 +51,8 @@ class Trainer:
         config.check(self.schema)
         self.folder = Path(config.out_dir) / config.name
         self.run = build(config, self.schema, context)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, context)
+        checkpoints, rows = self.folder / "checkpoints", self.run.placement.rows
+        self.checkpoints = Checkpoints(checkpoints, config.checkpoint, context, plan=rows)
         self.step = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
@@ -120,8 +121,9 @@ class Trainer:
         manifest = self.load(path)
         metrics = self.evaluate(split).metrics
         scored = {"name": self.config.name, "split": split, "checkpoint": path.name, **metrics}
-        scored |= {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
-        return finite(scored)
+        return finite(
+            scored | {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
+        )
 
     def _steps(self, telemetry: Telemetry) -> None:
         config, started = self.config, time.perf_counter()
@@ -140,6 +142,8 @@ class Trainer:
                 check_overlap(pipeline, self.run.model)
                 first = False
             self.step += 1
+            if self._due(self.run.placement.figures.sync_every):
+                average_replicas(self.run.model)
             self._check_loss(output)
             telemetry.step(
                 self.step,
@@ -187,6 +191,7 @@ class Trainer:
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective."""
         average_running_statistics(self.run.model)
+        average_replicas(self.run.model)
         stream = open_stream(self.config, split, self.schema, self.context)
         evaluation = evaluate(
             self.run,
@@ -234,8 +239,7 @@ class Trainer:
 
     def _describe(self) -> None:
         """Write what the run is before it starts, and log its sizes."""
-        rows = plan_rows(self.run.plan)
-        train = self.schema.splits["train"]
+        rows, train = self.run.placement.rows, self.schema.splits["train"]
         logger.info(
             "%s: %s targets in %s requests, tables of %s bytes on %d ranks (%s)",
             self.folder,
@@ -256,8 +260,7 @@ class Trainer:
         if best is not None and best[1].step != self.step:
             self.load(best[0])
         split: Split = "test" if self.config.data.test else "val"
-        evaluation = self.evaluate(split)
-        samples = self.train_stream.samples
+        evaluation, samples = self.evaluate(split), self.train_stream.samples
         result: dict[str, Any] = {
             "name": self.config.name,
             "preset": self.config.model.preset,
@@ -284,7 +287,8 @@ class Trainer:
                     history=read_metrics(self.folder),
                     calibration=evaluation.calibration,
                     attention=evaluation.attention,
-                    plan=plan_rows(self.run.plan),
+                    plan=self.run.placement.rows,
+                    memory=self.run.placement.figures.memory,
                     config_yaml=self.config_yaml,
                 ),
                 self.folder / "report.html",

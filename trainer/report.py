@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trainer.figures import Colour, Series, calibration_figure, heatmap_figure, line_figure
+from trainer.figures import (
+    Colour,
+    Series,
+    calibration_figure,
+    heatmap_figure,
+    line_figure,
+    memory_figure,
+)
 from trainer.headline import (
     History,
     finite,
@@ -65,6 +73,8 @@ class ReportData:
     plan: list[dict[str, str | int | float]]
     """Rows of the sharding plan's table; `bytes` and `..._bytes` are shown as MiB or GiB."""
     config_yaml: str
+    memory: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Bytes of the plan by table and rank."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ def write_report(data: ReportData, path: Path) -> None:
         facts=[fact for fact in facts if fact.label != "AUC"],
         training=_training_plots(data),
         attention=_attention_plots(data.attention),
+        plan_plots=_plan_plots(data),
         plan_columns=_columns(data.plan),
         plan=[{name: _cell(name, row.get(name, "")) for name in row} for row in data.plan],
         numeric={k for row in data.plan for k, v in row.items() if not isinstance(v, str)},
@@ -221,6 +232,20 @@ def _category_plots(attention: AttentionSummary) -> list[Plot]:
         Plot("Attention by category, learned", Markup(svg), caption),
         Plot("Attention by category, planted", Markup(other), agreement or caption),
     ]
+
+
+def _plan_plots(data: ReportData) -> list[Plot]:
+    if not data.memory:
+        return []
+    totals = [sum(values) for values in zip(*data.memory.values(), strict=True)]
+    share = max(totals) * len(totals) / max(1.0, sum(totals))
+    caption = (
+        f"Tables with optimizer state and what they exchange, as planned: "
+        f"{format_bytes(sum(totals))} on {len(totals)} rank{'s' * (len(totals) > 1)}, "
+        f"the fullest {share:.2f} times the mean."
+    )
+    svg = memory_figure("memory", data.memory, caption)
+    return [Plot("Memory by rank", Markup(svg), caption)]
 
 
 def _agreement(learned: list[float], planted: list[float]) -> str:

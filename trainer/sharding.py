@@ -1,41 +1,35 @@
-"""Where each table lives: the planner's input, the plan, the sharded model."""
+"""The tables of a model and their sharders; the sharded model and its starting values."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import yaml
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec import EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig
+from torch.distributed.tensor import DTensor
+from torchrec import DataType, EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
-from torchrec.distributed.planner.types import PlannerError, Topology
-from torchrec.distributed.types import (
-    EmbeddingModuleShardingPlan,
-    ModuleSharder,
-    ShardingPlan,
-)
+from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
+from torchrec.distributed.shards_wrapper import LocalShardsWrapper
+from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from modules.exchange import Wire
 from modules.host_kernels import host_kernels
-from modules.pooled import PooledEmbeddings
 from modules.sharded_pooled import PooledSharder, ShardedPooledEmbeddings
-from pipelines import storage
 from trainer.distributed import RunContext
+from trainer.plan_config import Kind, Precision
 
 _INIT_BLOCK_ROWS = 1 << 16
-_CPU_TYPES = ("table_wise", "row_wise", "column_wise")
-_TYPES = (*_CPU_TYPES, "table_row_wise", "grid_shard", "data_parallel")
+DATA_TYPES: dict[Precision, DataType] = {"fp32": DataType.FP32, "fp16": DataType.FP16}
+"""TorchRec's types of a table by our names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,66 +37,29 @@ class ShardingConfig:
     """How the tables are spread over ranks."""
 
     plan: str = ""
-    """A YAML file with constraints for TorchRec's planner; empty lets the planner choose freely.
-    Its only key, `tables`, maps a table (such as `attention_item`, or `*` for all others) to
-    `sharding_types` and `compute_kernels`, lists of TorchRec's names."""
+    """A YAML file for TorchRec's planner, such as those in launch/plans: machines, and what each
+    table may do; empty lets the planner choose freely on the machines of the job."""
+    saved_plan: str = ""
+    """A `plan.json` to use as it is, from a run, a checkpoint or `dare plan --out`; empty plans."""
 
 
-def load_constraints(
-    path: str, tables: list[str], device_type: str
-) -> dict[str, ParameterConstraints]:
-    """Read a planner config.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a model, before sharding."""
 
-    Args:
-        path: the YAML file; empty for none.
-        tables: every table of the model.
-        device_type: `cpu` or `cuda`.
+    path: str
+    """Of the module that holds it."""
+    kind: Kind
+    rows: int
+    width: int
+    precision: Precision
+    features: tuple[str, ...]
+    """Whose ids it is looked up with."""
 
-    Raises:
-        ValueError: not readable, an unknown key, table, sharding type or kernel, or a type the
-            device cannot do.
-    """
-    if not path:
-        return {}
-    if not storage.exists(path):
-        raise ValueError(f"sharding.plan is {path}, which is not there")
-    with storage.open_file(path) as stream:
-        try:
-            raw = yaml.safe_load(stream)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"sharding.plan: {path} is not YAML: {reason}") from error
-    if not isinstance(raw, dict) or set(raw) != {"tables"} or not isinstance(raw["tables"], dict):
-        raise ValueError(f"sharding.plan: {path} must hold one mapping, `tables`")
-    unknown = set(raw["tables"]) - {*tables, "*"}
-    if unknown:
-        raise ValueError(
-            f"sharding.plan: {path} names {', '.join(sorted(unknown))}; tables are "
-            f"{', '.join(tables)}, or * for all others"
-        )
-    return {
-        table: _constraint(raw["tables"].get(table, raw["tables"].get("*")), table, device_type)
-        for table in tables
-        if table in raw["tables"] or "*" in raw["tables"]
-    }
-
-
-def _constraint(raw: Any, table: str, device_type: str) -> ParameterConstraints:
-    where = f"sharding.plan: tables.{table}"
-    if not isinstance(raw, dict) or not set(raw) <= {"sharding_types", "compute_kernels"}:
-        raise ValueError(f"{where} is {raw!r}; it takes sharding_types and compute_kernels")
-    types = raw.get("sharding_types")
-    allowed = _CPU_TYPES if device_type == "cpu" else _TYPES
-    for kind in types or []:
-        if kind not in allowed:
-            raise ValueError(
-                f"{where}.sharding_types has {kind}; on {device_type}: {', '.join(allowed)}"
-            )
-    kernels = raw.get("compute_kernels")
-    for kernel in kernels or []:
-        if kernel not in {known.value for known in EmbeddingComputeKernel}:
-            raise ValueError(f"{where}.compute_kernels has {kernel}, which TorchRec does not know")
-    return ParameterConstraints(sharding_types=types, compute_kernels=kernels)
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one number."""
+        return 4 if self.precision == "fp32" else 2
 
 
 def sharders(fused_params: dict[str, Any]) -> list[ModuleSharder[nn.Module]]:
@@ -115,91 +72,86 @@ def sharders(fused_params: dict[str, Any]) -> list[ModuleSharder[nn.Module]]:
     return [cast(ModuleSharder[nn.Module], sharder) for sharder in made]
 
 
-def make_plan(
-    model: nn.Module,
-    context: RunContext,
-    config: ShardingConfig,
-    *,
-    fused_params: dict[str, Any],
-    pooling: dict[str, float],
-    batch_size: int,
-) -> ShardingPlan:
-    """Let TorchRec's planner place the tables; a collective, equal on all ranks.
-
-    Args:
-        model: with its collections on meta.
-        context: of this process.
-        config: the user's constraints.
-        fused_params: the tables' optimizer, whose state takes memory too.
-        pooling: mean ids a request by feature, from the data's own statistics; the planner's
-            default of 1 is far too low for long histories.
-        batch_size: requests a step and rank.
-
-    Raises:
-        ValueError: a constraint is wrong, or nothing fits.
-    """
-    tables = collection_tables(model)
-    constraints = load_constraints(config.plan, list(tables), context.device.type)
-    for table, features in tables.items():
-        given = constraints.setdefault(table, ParameterConstraints())
-        given.pooling_factors = [_ids_a_request(feature, pooling) for feature in features]
-        if given.sharding_types is None:
-            given.sharding_types = _default_types(context)
-    topology = Topology(
-        world_size=context.world,
-        local_world_size=context.local_world,
-        compute_device=context.device.type,
-    )
-    planner = EmbeddingShardingPlanner(
-        topology=topology, constraints=constraints, batch_size=batch_size
-    )
-    try:
-        if context.world > 1:
-            group = context.control or dist.group.WORLD
-            return planner.collective_plan(model, sharders(fused_params), group)
-        return planner.plan(model, sharders(fused_params))
-    except PlannerError as error:
-        raise ValueError(
-            f"sharding.plan {config.plan or '(none)'}: no plan fits: {error}"
-        ) from error
-
-
-def _ids_a_request(feature: str, pooling: dict[str, float]) -> float:
-    """Of a feature; that of a pooled table, such as `item`, stands for history and target."""
-    if feature in pooling:
-        return pooling[feature]
-    return sum(ids for name, ids in pooling.items() if name.endswith(f"_{feature}"))
-
-
-def _default_types(context: RunContext) -> list[str] | None:
-    """Sharding types to choose from; on one rank splitting a table only costs."""
-    if context.world == 1:
-        return ["table_wise"]
-    return list(_CPU_TYPES) if context.device.type == "cpu" else None
+def model_tables(model: nn.Module) -> dict[str, Table]:
+    """Every table of a model by name, over its collections of both kinds."""
+    precisions = {data_type: precision for precision, data_type in DATA_TYPES.items()}
+    found = {}
+    for path, module in model.named_modules():
+        kind: Kind = "unpooled" if isinstance(module, EmbeddingCollection) else "pooled"
+        if isinstance(module, EmbeddingCollection):
+            configs = list[Any](module.embedding_configs())
+        elif isinstance(module, EmbeddingBagCollection):
+            configs = list[Any](module.embedding_bag_configs())
+        else:
+            continue
+        for config in configs:
+            found[config.name] = Table(
+                path=path,
+                kind=kind,
+                rows=config.num_embeddings,
+                width=config.embedding_dim,
+                precision=precisions[config.data_type],
+                features=tuple(config.feature_names),
+            )
+    return found
 
 
 def collection_tables(model: nn.Module) -> dict[str, list[str]]:
     """Features by table, over all collections of a model."""
-    configs: list[EmbeddingConfig | EmbeddingBagConfig] = []
-    for module in model.modules():
-        if isinstance(module, EmbeddingCollection):
-            configs += module.embedding_configs()
-        elif isinstance(module, PooledEmbeddings):
-            configs += module.embedding_bag_configs()
-    return {table.name: list(table.feature_names) for table in configs}
+    return {name: list(table.features) for name, table in model_tables(model).items()}
+
+
+def table_kinds(model: nn.Module) -> dict[str, Kind]:
+    """Kind by table, over all collections of a model."""
+    return {name: table.kind for name, table in model_tables(model).items()}
 
 
 def shard(
-    model: nn.Module, context: RunContext, plan: ShardingPlan, *, fused_params: dict[str, Any]
+    model: nn.Module,
+    context: RunContext,
+    plan: ShardingPlan,
+    *,
+    fused_params: dict[str, Any],
+    groups: int = 1,
 ) -> DistributedModelParallel:
-    """Make the tables where the plan puts them and wrap the rest in DDP."""
+    """Make the tables where the plan puts them and wrap the rest in DDP.
+
+    Args:
+        model: with its collections on meta.
+        context: of this process.
+        plan: of the ranks of one group.
+        fused_params: the tables' optimizer.
+        groups: groups of neighbouring ranks, each with all tables.
+    """
     with host_kernels(context.device):
-        return DistributedModelParallel(
+        if groups == 1:
+            return DistributedModelParallel(
+                model,
+                device=context.device,
+                plan=plan,
+                sharders=sharders(fused_params),
+            )
+        return DMPCollection(
             model,
             device=context.device,
             plan=plan,
+            world_size=context.world,
+            sharding_group_size=context.world // groups,
+            global_pg=cast(dist.ProcessGroup, dist.group.WORLD),
             sharders=sharders(fused_params),
+            # TorchRec's name for groups of neighbours: the exchange stays within a host, and
+            # copies of a shard are on different hosts.
+            use_inter_host_allreduce=True,
         )
+
+
+def average_replicas(model: nn.Module) -> None:
+    """Average replicated tables and their optimizer state over the groups, if there are several.
+
+    A collective.
+    """
+    if isinstance(model, DMPCollection):
+        model.sync()
 
 
 @torch.no_grad()
@@ -209,11 +161,19 @@ def initialise_tables(model: DistributedModelParallel, *, seed: int, std: float)
     Each block of rows has a seed of its own, so that a shard can draw just its part.
     """
     for name, value in model.state_dict().items():
-        if isinstance(value, ShardedTensor):
-            for part in value.local_shards():
-                row, column = part.metadata.shard_offsets
-                width, table = value.size()[1], name.split(".")[-2]
-                _draw(part.tensor, table, seed, std, row=row, column=column, width=width)
+        for weight, (row, column) in _local_parts(value):
+            width, table = value.size()[1], name.split(".")[-2]
+            _draw(weight, table, seed, std, row=row, column=column, width=width)
+
+
+def _local_parts(value: Any) -> list[tuple[Tensor, Sequence[int]]]:
+    """This rank's parts of a table with their first row and column; none where it is no table."""
+    if isinstance(value, ShardedTensor):
+        return [(part.tensor, part.metadata.shard_offsets) for part in value.local_shards()]
+    if isinstance(value, DTensor):  # A replicated table.
+        local = cast(LocalShardsWrapper, value.to_local())
+        return list(zip(local.local_shards(), local.local_offsets(), strict=True))
+    return []
 
 
 def _draw(
@@ -252,29 +212,6 @@ def set_optimizer_step(model: nn.Module, step: int) -> None:
     """Tell the tables' fused optimizers how many steps they have taken; Adam corrects by it."""
     for kernel in table_kernels(model):
         kernel.set_optimizer_step(step)
-
-
-def plan_rows(plan: ShardingPlan) -> list[dict[str, str | int | float]]:
-    """A plan as rows of a table: one row a shard."""
-    rows: list[dict[str, str | int | float]] = []
-    for module, tables in plan.plan.items():
-        assert isinstance(tables, EmbeddingModuleShardingPlan)
-        collection = module.removeprefix("ranker.embeddings.collections.")
-        for table, sharding in tables.items():
-            spec = sharding.sharding_spec
-            rows += [
-                {
-                    "collection": collection,
-                    "table": table,
-                    "sharding": sharding.sharding_type,
-                    "kernel": sharding.compute_kernel,
-                    "rank": part.placement.rank(),
-                    "first row": part.shard_offsets[0],
-                    "rows": part.shard_sizes[0],
-                    "first column": part.shard_offsets[1],
-                    "columns": part.shard_sizes[1],
-                    "bytes": part.shard_sizes[0] * part.shard_sizes[1] * 4,
-                }
-                for part in getattr(spec, "shards", None) or []
-            ]
-    return rows
+        # FBGEMM 1.8 counts forward passes here and corrects by it, evaluation's too.
+        if hasattr(kernel, "iter_cpu"):
+            kernel.iter_cpu.fill_(step)

@@ -11,7 +11,7 @@ from tests.commands import dare
 from trainer.arguments import parse_run, run_parser
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
-COMMANDS = ("doctor", "prepare", "train", "evaluate", "compare", "bench train")
+COMMANDS = ("doctor", "prepare", "plan", "train", "evaluate", "compare", "bench train")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -22,7 +22,7 @@ def test_the_introduction_names_every_command(arguments):
         assert f"dare {command}" in outcome.out
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["plan", "train", "evaluate"])
 def test_help_of_a_run_explains_every_field(command):
     outcome = dare(command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
@@ -43,7 +43,7 @@ def test_help_of_a_source_shows_what_it_needs(source):
 
 
 def test_every_option_has_an_explanation():
-    for command in (["train"], ["compare"], ["bench", "train"], ["prepare", "csv"]):
+    for command in (["plan"], ["train"], ["compare"], ["bench", "train"], ["prepare", "csv"]):
         blocks = dare(*command, "--help").out.split("\n  --")[1:]
         assert len(blocks) > 5
         for block in blocks:

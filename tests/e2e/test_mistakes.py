@@ -35,7 +35,7 @@ def _told(outcome):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["frobnicate"], "commands are doctor, prepare, train"),
+        (["frobnicate"], "commands are doctor, prepare, plan, train"),
         (["train", "--frob", "1"], "--frob"),
         (["train", "--loop.epoch", "3"], "--loop.epoch"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -19,7 +19,8 @@ from trainer.optim import (
     SparseOptimizerConfig,
     make_optimizers,
 )
-from trainer.sharding import ShardingConfig, make_plan, set_optimizer_step, shard, table_kernels
+from trainer.plan_job import make_plan
+from trainer.sharding import ShardingConfig, set_optimizer_step, shard, table_kernels
 
 
 @pytest.mark.parametrize(

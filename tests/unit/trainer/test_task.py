@@ -22,7 +22,8 @@ from tests import reference, small
 from tests.small import DARE, LOOKUPS, TWIN
 from trainer.distributed import run_context
 from trainer.optim import SparseOptimizerConfig
-from trainer.sharding import ShardingConfig, make_plan, shard
+from trainer.plan_job import make_plan
+from trainer.sharding import ShardingConfig, shard
 from trainer.task import TrainTask
 
 L2 = 1e-2
