@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from trainer.config import TrainConfig
 from trainer.plan_config import PlanConfig, TableSpec, TopologySpec
 from trainer.plan_workload import Workload
-from trainer.planning import DoesNotFitError, find_plan, shortfall
+from trainer.planning import DoesNotFitError, fits, shortfall
 
 MakeWorkload = Callable[[TrainConfig, PlanConfig], Workload]
 _MOST_TIMES_HOSTS = 16
+_MOST_RANKS = 1024
+"""More are tried as twice those there are only: planning thousands takes a minute."""
 _LEAST_WIDTH = 4
 _SIDES = ("target", "history")
 
@@ -81,13 +83,7 @@ def _changes_together(
 
 
 def _first_that_fits(steps: list[Change], make_workload: MakeWorkload) -> Change | None:
-    for change in steps:
-        try:
-            find_plan(make_workload(change.config, change.plan))
-        except DoesNotFitError:
-            continue
-        return change
-    return None
+    return next((c for c in steps if fits(make_workload(c.config, c.plan))), None)
 
 
 def _changes(
@@ -152,9 +148,9 @@ def _optimizer(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
 
 
 def _hosts(config: TrainConfig, plan: PlanConfig, machines: TopologySpec) -> Iterator[Change]:
-    """Twice as many, four times, ...; whole machines, of all copies of the tables."""
+    """Twice as many, four times, ...; machines of all copies of the tables."""
     whole, times = plan.topology or machines, 2
-    while times <= _MOST_TIMES_HOSTS:
+    while times == 2 or times <= min(_MOST_TIMES_HOSTS, _MOST_RANKS / whole.ranks):
         topology = replace(whole, hosts=times * whole.hosts)
         yield Change(
             told=f"topology.hosts {topology.hosts}",
@@ -165,9 +161,9 @@ def _hosts(config: TrainConfig, plan: PlanConfig, machines: TopologySpec) -> Ite
 
 
 def _batch(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
-    """Half the batch, a quarter, ...: less of ids and rows that are under way."""
+    """Half the batch, down to a sixteenth: fewer ids and rows that are under way."""
     size = config.data.batch_size // 2
-    while size >= 1:
+    while size >= max(1, config.data.batch_size // 16):
         data = replace(config.data, batch_size=size)
         yield Change(told=f"data.batch_size {size}", config=replace(config, data=data), plan=plan)
         size //= 2

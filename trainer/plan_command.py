@@ -56,11 +56,13 @@ def plan_run(
         try:
             plan = find_plan(workload)
         except DoesNotFitError as failed:
-
-            def changed(config: TrainConfig, planning: PlanConfig) -> Any:
-                return make_workload(config, schema, planning, machines)
-
-            raise ValueError(explain(config, workload, failed, changed)) from None
+            told = explain(
+                config,
+                workload,
+                failed,
+                lambda config, planning: make_workload(config, schema, planning, machines),
+            )
+            raise ValueError(told) from None
     placement = place(workload, plan)
     figures = placement.figures
     if out:

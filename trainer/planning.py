@@ -85,18 +85,34 @@ def find_plan(workload: Workload) -> ShardingPlan:
         DoesNotFitError: nothing fits.
         ValueError: no plan is possible, whatever the memory.
     """
-    hbm, host = workload.hbm_capacity, workload.host_capacity
-    topology = make_topology(workload.topology, hbm=hbm, host=host)
     try:
-        return to_sharding_plan(_search(workload, topology, None), topology)
+        return _within_memory(workload)
     except PlannerError:
-        boundless = make_topology(workload.topology, hbm=_BOUNDLESS, host=_BOUNDLESS)
-        try:
-            nearest = _search(workload, boundless, _LeastLack(hbm, host))
-        except PlannerError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"sharding.plan: no plan whatever the memory: {reason}") from error
-        raise DoesNotFitError(nearest) from None
+        pass
+    boundless = make_topology(workload.topology, hbm=_BOUNDLESS, host=_BOUNDLESS)
+    judge = _LeastLack(workload.hbm_capacity, workload.host_capacity)
+    try:
+        nearest = _search(workload, boundless, judge)
+    except PlannerError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"sharding.plan: no plan whatever the memory: {reason}") from error
+    raise DoesNotFitError(nearest)
+
+
+def fits(workload: Workload) -> bool:
+    """Whether there is a plan; the greedy search proves it, and takes least time."""
+    try:
+        _within_memory(replace(workload, config=replace(workload.config, proposer="greedy")))
+    except PlannerError:
+        return False
+    return True
+
+
+def _within_memory(workload: Workload) -> ShardingPlan:
+    topology = make_topology(
+        workload.topology, hbm=workload.hbm_capacity, host=workload.host_capacity
+    )
+    return to_sharding_plan(_search(workload, topology, None), topology)
 
 
 def _search(
