@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchrec.distributed.types import EmbeddingModuleShardingPlan
 from torchrec.streamable import Multistreamable
@@ -59,15 +60,14 @@ class PartMap:
 
     @staticmethod
     def from_plan(
-        plan: EmbeddingModuleShardingPlan, tables: Sequence[str], rank: int, world: int
+        plan: EmbeddingModuleShardingPlan, tables: Sequence[str], group: dist.ProcessGroup
     ) -> PartMap:
         """The rectangles of TorchRec's plan of one collection.
 
         Args:
-            plan: by table.
+            plan: by table; it names ranks of the whole job.
             tables: names, in the order that `Part.table` counts.
-            rank: this rank.
-            world: ranks of the group.
+            group: the ranks that hold the tables.
 
         Raises:
             ValueError: a table has no shards, as with data_parallel.
@@ -83,8 +83,9 @@ class PartMap:
             for shard in spec.shards:  # type: ignore[attr-defined]
                 (row, column), (rows, columns) = shard.shard_offsets, shard.shard_sizes
                 if rows and columns:
-                    place = shard.placement.rank()
+                    place = dist.get_group_rank(group, shard.placement.rank())
                     parts.append(Part(place, number, column, row, rows, columns))
+        rank, world = dist.get_rank(group), dist.get_world_size(group)
         return PartMap(tuple(sorted(parts)), rank, world)
 
     @functools.cached_property

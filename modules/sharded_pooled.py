@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
@@ -28,6 +27,7 @@ from torchrec.distributed.types import (
     Awaitable,
     ParameterSharding,
     ShardingEnv,
+    ShardingEnv2D,
     ShardingType,
 )
 from torchrec.streamable import Multistreamable
@@ -66,12 +66,12 @@ class ShardedPooledEmbeddings(ShardedEmbeddingBagCollection):
         self._sides, self._whole = module.sides, module.whole
         names = [config.name for config in module.embedding_bag_configs()]
         self._names = [config.feature_names[0] for config in module.embedding_bag_configs()]
-        assert env.process_group is not None
-        parts = PartMap.from_plan(
-            self.module_sharding_plan, names, dist.get_rank(env.process_group), env.world_size
-        )
+        # Where tables are replicated, each copy is spread over a group of its own.
+        group = env.sharding_pg if isinstance(env, ShardingEnv2D) else env.process_group
+        assert group is not None
+        parts = PartMap.from_plan(self.module_sharding_plan, names, group)
         share = 1 / parts.world if get_gradient_division() else 1.0
-        self._shards = Shards(parts, env.process_group, self._rows, share, wire)
+        self._shards = Shards(parts, group, self._rows, share, wire)
         self._kernel_of_part = self._find_kernels(names)
         self._has_uninitialized_input_dist = False  # TorchRec's own is never made.
 
