@@ -6,6 +6,7 @@ history, K kept, N jagged total, D width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -33,6 +34,10 @@ class InitConfig:
     released_blanket: bool = False
     """Draw the weights of batch norms and PReLUs from the same distribution, as the released code
     does, instead of starting them from 1 and 0.1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.std < math.inf:
+            raise ValueError(f"model.init.std is {self.std}; it must be finite and 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,8 @@ def test_a_wrong_command_is_told_in_a_line(arguments, told, tmp_path, monkeypatc
         ("--optim.dense.clip_norm=-1", "optim.dense.clip_norm is -1"),
         ("--optim.schedule.decay=cosine", "decay_steps 0"),
         ("--model.embeddings.attention.item=7", "multiple of 4"),
+        ("--model.init.std=-1", "model.init.std is -1.0; it must be"),
+        ("--model.init.std=nan", "model.init.std is nan; it must be"),
     ],
 )
 def test_a_wrong_option_is_told_in_a_line_and_leaves_nothing(data, tmp_path, option, told):
