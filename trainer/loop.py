@@ -143,7 +143,8 @@ class Trainer:
             self._check_loss(output)
             telemetry.step(
                 self.step,
-                loss=output.loss / output.weight_T.sum().clamp(min=1e-9),
+                loss=output.loss,
+                weight=output.weight_T.sum(),
                 samples=output.label_T.numel(),
                 behaviours=output.num_behaviours,
                 data_wait_s=self.train_stream.waited_s - waited,
