@@ -31,7 +31,8 @@ class LoopConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of all that follows the lookups; tables and optimizers stay float32."""
     check_loss_every: int = 20
-    """Steps between looks at the loss, which ends the run where it is not finite."""
+    """Steps between looks at the losses since the last look, which end the run where one is not
+    finite; there is a look before each evaluation and checkpoint too."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modules.norm import average_running_statistics
 from pipelines.loader import BatchStream, Split
 from pipelines.overlap import check_overlap, make_pipeline
@@ -21,6 +19,7 @@ from trainer.build import build, open_stream
 from trainer.checkpoint import Checkpoints, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
+from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
 from trainer.result import finite, write_json
@@ -82,7 +81,7 @@ class Trainer:
             What `result.json` holds.
 
         Raises:
-            RuntimeError: the loss is not finite, or a collection lost its overlap.
+            RuntimeError: a loss or a score is not finite, or a collection lost its overlap.
         """
         if resume:
             self._resume()
@@ -129,6 +128,7 @@ class Trainer:
         batches = itertools.islice(self.train_stream, limit)
         pipeline = make_pipeline(self.run.model, self.run.optimizers.combined, self.context.device)
         self.run.model.train()
+        losses = LossWatch(self.context.device)
         first, waited = True, self.train_stream.waited_s
         while True:
             rates = self.run.optimizers.set_learning_rates(self.step)
@@ -140,7 +140,9 @@ class Trainer:
                 check_overlap(pipeline, self.run.model)
                 first = False
             self.step += 1
-            self._check_loss(output)
+            losses.add(output.loss + output.auxiliary_loss)
+            if self._due(config.loop.check_loss_every):
+                losses.check(self.step)
             telemetry.step(
                 self.step,
                 loss=output.loss,
@@ -156,12 +158,14 @@ class Trainer:
             if self._due(config.loop.evaluate_every) or self._due(config.checkpoint.every):
                 self.seconds += time.perf_counter() - started
                 pipeline.detach()
+                losses.check(self.step)
                 with telemetry.paused():
                     if self._due(config.loop.evaluate_every):
                         self._evaluate(telemetry)
                     self._save()
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
+        losses.check(self.step)
         self.seconds += time.perf_counter() - started
 
     def _due(self, every: int) -> bool:
@@ -169,6 +173,7 @@ class Trainer:
 
     def _evaluate(self, telemetry: Telemetry) -> None:
         self.metrics = self.evaluate("val").metrics
+        check_scores(self.metrics, self.step)
         telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in _RESULT_KEYS})
 
     def _save(self) -> None:
@@ -199,16 +204,6 @@ class Trainer:
         # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
         set_optimizer_step(self.run.model, self.step)
         return evaluation
-
-    def _check_loss(self, output: StepOutput) -> None:
-        if self.step % self.config.loop.check_loss_every:
-            return
-        if not torch.isfinite(output.loss + output.auxiliary_loss):
-            raise RuntimeError(
-                f"the loss at step {self.step} is {float(output.loss)}; lower "
-                "optim.sparse.learning_rate and optim.dense.learning_rate, or look at the data; "
-                "the newest checkpoint is as it was"
-            )
 
     def _resume(self) -> None:
         latest = self.checkpoints.latest()
