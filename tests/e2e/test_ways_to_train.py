@@ -1,10 +1,11 @@
 """Every way to train that a config offers counts each target once and ends with finite metrics."""
 
 import math
+from unittest import mock
 
 import pytest
 
-from tests.commands import TARGETS, dare_without_report, data_options, prepare_small, rows_of
+from tests.commands import TARGETS, dare, dare_without_report, data_options, prepare_small, rows_of
 
 
 def _train(data, out, *options):
@@ -70,6 +71,17 @@ def test_hashed_ids_train_and_their_collisions_are_told(data, tmp_path):
     assert len(told) == 2  # Of items and of categories, of the training split alone.
     # 100 ids in the 49 rows that hashing uses: at least 51 must share.
     assert int(told[0].split("hash: ")[1].split(" ")[0]) >= 51
+
+
+@pytest.mark.parametrize(("rows", "known"), [(0, True), (7, False), (40, False)])
+def test_planted_attention_is_shown_only_where_categories_are_its_own(data, tmp_path, rows, known):
+    """Hashed categories are other numbers, some beyond the planted ones."""
+    hashed = ["--data.ids=hash", f"--data.category_rows={rows}"] if rows else []
+    with mock.patch("trainer.loop.write_report") as write:
+        outcome = dare("train", *data, f"--out_dir={tmp_path}", "--loop.steps=2", *hashed)
+    assert outcome.code == 0, outcome.err
+    shown = write.call_args.args[0].attention
+    assert (shown.planted_category_weight is not None) == known
 
 
 def test_the_layout_changes_nothing_but_the_files(data, tmp_path):
