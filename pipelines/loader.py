@@ -188,7 +188,10 @@ class BatchStream(Iterator[Batch]):
             return None
         if self._iterator is None:
             self._iterator = iter(self._loader)
-        batch = next(self._iterator, None)
+        try:
+            batch = next(self._iterator, None)
+        except (ValueError, OSError) as error:
+            raise _without_traceback(error) from error
         self._read_out = batch is None
         return batch
 
@@ -238,6 +241,12 @@ class BatchStream(Iterator[Batch]):
         self.samples, self._read_out = place["samples"], place["read_out"]
         self._loader.load_state_dict(place["loader"])
         self._places[self.batches] = place
+
+
+def _without_traceback(error: ValueError | OSError) -> ValueError | OSError:
+    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
+    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
 
 
 def _forkserver() -> BaseContext:

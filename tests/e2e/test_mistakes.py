@@ -124,7 +124,8 @@ def test_a_dataset_is_not_written_over(dataset):
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
-def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path, workers):
     (file,) = (dataset / "train").glob("*.parquet")
     table = pq.read_table(file)
     name = next(n for n in table.column_names if "item" in n and "target" not in n)
@@ -136,9 +137,12 @@ def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
     broken = tmp_path / "broken.parquet"
     place = table.column_names.index(name)
     pq.write_table(table.set_column(place, table.field(name), changed), broken)
-    outcome = dare("train", *data, f"--out_dir={tmp_path}", f"--data.train={broken}")
+    options = [f"--data.train={broken}", f"--data.workers={workers}"]
+    outcome = dare("train", *data, f"--out_dir={tmp_path}", *options)
     assert outcome.code == 2
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
+    assert line.startswith(f"dare train: error: {broken} row ")
+    assert "Traceback" not in outcome.err
     for word in (broken.name, "5000", "item"):
         assert word in line
 
