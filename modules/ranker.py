@@ -45,7 +45,8 @@ class RankerConfig:
     """A long-sequence ranking model."""
 
     preset: Preset = "dare"
-    """Sets every field below that you do not set: `dare` (two spaces) or `twin` (one)."""
+    """The model by name: `dare` (two spaces) or `twin` (one). Sets `embeddings.uses` where you do
+    not; given after a config file of another preset, it replaces those of the file."""
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     """Tables: who shares them, how wide they are."""
     search: SearchConfig = field(default_factory=SearchConfig)

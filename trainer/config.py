@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from modules.presets import check_preset
 from modules.ranker import RankerConfig
 from pipelines.loader import DataConfig
 from pipelines.schema import DatasetSchema
@@ -102,9 +103,13 @@ class TrainConfig:
                 f"model.search.top_k is {self.model.search.top_k} but data.history_length is "
                 f"{self.data.history_length}; a search keeps at most what there is"
             )
-        try:
-            self.data.rows(schema)
-        except ValueError as error:
-            problems.append(str(error))
+        for check in (
+            lambda: self.data.rows(schema),
+            lambda: check_preset(self.model.preset, self.model.embeddings.uses),
+        ):
+            try:
+                check()
+            except ValueError as error:
+                problems.append(str(error))
         if problems:
             raise ValueError("\n".join(problems))

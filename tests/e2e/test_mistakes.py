@@ -108,6 +108,17 @@ def test_a_wrong_plan_is_told_in_a_line(data, tmp_path, name):
     assert not runs.exists()
 
 
+def test_a_model_under_the_name_of_another_is_told_in_a_line(data, tmp_path):
+    file = tmp_path / "run.yaml"
+    uses = "attention_target: a, attention_history: a"
+    uses += ", representation_target: r, representation_history: r"
+    file.write_text(f"model: {{preset: twin, embeddings: {{uses: {{{uses}}}}}}}")
+    runs = tmp_path / "runs"
+    told = _told(dare("train", f"--config={file}", *data, f"--out_dir={runs}"))
+    assert "model.preset is twin, but model.embeddings.uses are those of dare" in told
+    assert not runs.exists()
+
+
 def test_two_mistakes_are_two_lines(data, tmp_path):
     options = ["--model.search.top_k=30", "--data.item_rows=50"]
     outcome = dare("train", *data, f"--out_dir={tmp_path}", *options)
