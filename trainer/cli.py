@@ -245,7 +245,9 @@ def _bench(arguments: list[str]) -> int:
         subcommands.add_subcommand(name, options, help=summary)
     parsed = parser.parse_args(arguments)
     chosen = parser.instantiate_classes(parsed)[parsed.what]
-    print(json.dumps(benches[parsed.what](**_values(chosen))))
+    figures = benches[parsed.what](**_values(chosen))
+    if figures:  # Of all ranks, and from the first only.
+        print(json.dumps(figures))
     return 0
 
 
