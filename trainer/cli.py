@@ -19,7 +19,7 @@ from trainer.parsing import in_one_line, make_parser
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
   dare doctor                    check versions, libraries and devices
-  dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet
+  dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet; or check your own
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
   dare compare                   TWIN against DARE where one table is enough, and where not
@@ -98,6 +98,7 @@ def _doctor(arguments: list[str]) -> int:
 
 def _prepare(arguments: list[str]) -> int:
     from pipelines.prepare.csv_log import prepare_csv
+    from pipelines.prepare.existing import describe_parquet
     from pipelines.prepare.movielens import prepare_movielens
     from pipelines.prepare.summary import format_summary
     from pipelines.prepare.taobao import prepare_taobao
@@ -111,6 +112,7 @@ def _prepare(arguments: list[str]) -> int:
         "tmall": prepare_tmall,
         "movielens": prepare_movielens,
         "csv": prepare_csv,
+        "parquet": describe_parquet,
     }
     parser = make_parser(
         "dare prepare",

@@ -3,6 +3,8 @@
 import math
 from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import TARGETS, dare, dare_without_report, data_options, prepare_small, rows_of
@@ -82,6 +84,30 @@ def test_planted_attention_is_shown_only_where_categories_are_its_own(data, tmp_
     assert outcome.code == 0, outcome.err
     shown = write.call_args.args[0].attention
     assert (shown.planted_category_weight is not None) == known
+
+
+def test_parquet_of_ones_own_trains_once_it_is_described(dataset, tmp_path):
+    """Files alone, of items that are no rows of a table."""
+    own = tmp_path / "own"
+    for split in TARGETS:
+        (own / split).mkdir(parents=True)
+        (file,) = (dataset / split).glob("*.parquet")
+        table = pq.read_table(file)
+        far = [[item << 40 for item in life] for life in table["item"].to_pylist()]
+        far = pa.array(far, table.schema.field("item").type)
+        place = table.column_names.index("item")
+        pq.write_table(
+            table.set_column(place, table.schema.field("item"), far), own / split / "x.parquet"
+        )
+    described = dare("prepare", "parquet", f"--out={own}")
+    assert (described.code, described.out) == (0, f"{own / 'schema.json'}\n")
+    assert "item ids" in described.err
+    options = data_options(own)
+    unhashed = dare("train", *options, f"--out_dir={tmp_path / 'a'}")
+    assert unhashed.code == 2
+    assert "set data.ids to hash" in unhashed.err
+    _, result = _train(options, tmp_path / "b", "--data.ids=hash")
+    assert result["samples"] == TARGETS["train"]
 
 
 def test_the_layout_changes_nothing_but_the_files(data, tmp_path):
