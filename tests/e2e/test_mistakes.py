@@ -39,7 +39,7 @@ def _told(outcome):
         (["train", "--frob", "1"], "--frob"),
         (["train", "--loop.epoch", "3"], "--loop.epoch"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["prepare"], "{synthetic,taobao,tmall,movielens,csv,parquet}"),
+        (["prepare"], "{synthetic,taobao,tmall,movielens,csv, ...}"),
         (["prepare", "amazon"], "'amazon'"),
         (["prepare", "synthetic"], "--out"),
         (["prepare", "synthetic", "--out", "x", "--users", "-1"], "--users is -1"),
