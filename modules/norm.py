@@ -34,8 +34,10 @@ class _SumOverRanks(torch.autograd.Function):
 class BatchNorm(nn.Module):
     """Batch normalisation over the targets that count, on one rank or over all.
 
-    Equal to `torch.nn.BatchNorm1d` where all targets count; unlike `torch.nn.SyncBatchNorm` it
-    takes CPU tensors, and padding takes no part.
+    In training equal to `torch.nn.BatchNorm1d` where all targets count; unlike
+    `torch.nn.SyncBatchNorm` it takes CPU tensors, and padding takes no part. The running statistics
+    start from the first batch, not from mean 0 and variance 1, and weigh batches by their targets:
+    with equal ones they are `BatchNorm1d`'s after the correction by 1 - 0.9^steps.
 
     Args:
         width: D.
@@ -46,6 +48,9 @@ class BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_variance: Tensor
+    seen: Tensor
+    """Targets a step that the running statistics are made of, a fading mean that starts at 0; a
+    buffer of the checkpoint like them, so that a resumed run goes on alike."""
 
     def __init__(self, width: int, *, all_ranks: bool, evaluation: EvaluationStatistics) -> None:
         super().__init__()
@@ -53,6 +58,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_variance", torch.ones(width))
+        self.register_buffer("seen", torch.zeros(()))
         self.all_ranks = all_ranks
         self.evaluation = evaluation
         self.momentum, self.eps = 0.1, 1e-5
@@ -99,10 +105,12 @@ class BatchNorm(nn.Module):
     @torch.no_grad()
     def _remember(self, mean_D: Tensor, variance_D: Tensor, count: Tensor) -> None:
         unbiased_D = variance_D * count / (count - 1).clamp(min=1)
+        new = self.momentum * count
+        self.seen.mul_(1 - self.momentum).add_(new)
         # A rank without data gets a batch of padding only: it teaches nothing.
-        momentum = self.momentum * (count > 0)
-        self.running_mean.lerp_(mean_D, momentum)
-        self.running_variance.lerp_(unbiased_D, momentum)
+        share = new / self.seen.clamp(min=torch.finfo(self.seen.dtype).tiny)
+        self.running_mean.lerp_(mean_D, share)
+        self.running_variance.lerp_(unbiased_D, share)
 
 
 class LayerNorm(nn.Module):
@@ -149,12 +157,19 @@ def average_running_statistics(model: nn.Module) -> None:
     """Make every rank's running statistics their mean over the ranks; a collective.
 
     With `batch`, each rank has followed its own share of the data; before evaluation and before a
-    save all must hold the same.
+    save all must hold the same. A rank counts by the targets it has seen: one without data has no
+    say.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     for module in model.modules():
         if isinstance(module, BatchNorm):
+            total = module.seen.clone()
+            dist.all_reduce(total)
+            share = module.seen / total
             for buffer in (module.running_mean, module.running_variance):
-                dist.all_reduce(buffer)
-                buffer /= dist.get_world_size()
+                mean = torch.where(share > 0, buffer * share, 0.0)
+                dist.all_reduce(mean)
+                # Before the first batch there is nothing to average.
+                buffer.copy_(torch.where(total > 0, mean, buffer))
+            module.seen.copy_(total / dist.get_world_size())

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
+from modules.embedding import UsesConfig
 from modules.ranker import Preset
 
-_TWIN: dict[str, Any] = {
-    "embeddings.uses.attention_target": "shared",
-    "embeddings.uses.attention_history": "shared",
-    "embeddings.uses.representation_target": "shared",
-    "embeddings.uses.representation_history": "shared",
+_USES: dict[Preset, UsesConfig] = {
+    "dare": UsesConfig(),
+    "twin": UsesConfig(
+        attention_target="shared",
+        attention_history="shared",
+        representation_target="shared",
+        representation_history="shared",
+    ),
 }
 
-PRESETS: dict[Preset, dict[str, Any]] = {"dare": {}, "twin": _TWIN}
-"""Fields of `model` that differ from their defaults, by dotted name.
+PRESETS: dict[Preset, dict[str, str]] = {
+    name: {f"embeddings.uses.{use}": space for use, space in dataclasses.asdict(uses).items()}
+    for name, uses in _USES.items()
+}
+"""Fields of `model` that make a preset, by dotted name; each sets the same ones.
 
 `dare` (arXiv:2410.02604): score s_i = <e_i^A, v^A> / sqrt(D), keep the K largest, w = softmax of
 the kept, h = sum_i w_i e_i^R, logit = MLP([v^R; h; h * v^R]); A and R are different tables.
@@ -24,7 +31,7 @@ A = R, one table for both.
 """
 
 
-def preset_fields(preset: str) -> dict[str, Any]:
+def preset_fields(preset: str) -> dict[str, str]:
     """Fields a preset sets, by dotted name below `model`.
 
     Raises:
@@ -34,3 +41,29 @@ def preset_fields(preset: str) -> dict[str, Any]:
         if name == preset:
             return fields
     raise ValueError(f"model.preset is {preset!r}; presets are {', '.join(PRESETS)}")
+
+
+def check_preset(preset: Preset, uses: UsesConfig) -> None:
+    """Refuse a model under the name of another, which would be recorded so.
+
+    Variants of a preset, which are no other preset, keep its name.
+
+    Args:
+        preset: the name.
+        uses: which space each use reads; what spaces are called does not matter.
+
+    Raises:
+        ValueError: the uses are those of another preset.
+    """
+    for other, theirs in _USES.items():
+        if other != preset and _sharing(uses) == _sharing(theirs):
+            raise ValueError(
+                f"model.preset is {preset}, but model.embeddings.uses are those of {other}; "
+                f"set model.preset to {other}, or leave model.embeddings.uses out"
+            )
+
+
+def _sharing(uses: UsesConfig) -> list[int]:
+    """For each use, the first that reads the same space."""
+    spaces = list(dataclasses.asdict(uses).values())
+    return [spaces.index(space) for space in spaces]

@@ -6,6 +6,7 @@ history, K kept, N jagged total, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -36,13 +37,18 @@ class InitConfig:
     """Draw the weights of batch norms and PReLUs from the same distribution, as the released code
     does, instead of starting them from 1 and 0.1."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.std < math.inf:
+            raise ValueError(f"model.init.std is {self.std}; it must be finite and 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
     """A long-sequence ranking model."""
 
     preset: Preset = "dare"
-    """Sets every field below that you do not set: `dare` (two spaces) or `twin` (one)."""
+    """The model by name: `dare` (two spaces) or `twin` (one). Sets `embeddings.uses` where you do
+    not; given after a config file of another preset, it replaces those of the file."""
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     """Tables: who shares them, how wide they are."""
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -168,7 +168,9 @@ def _batch(
             keys=list(KEYS),
             values=torch.from_numpy(np.concatenate(values).astype(np.int64, copy=False)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
-        ),
+            # Summed by key here, on the CPU, and carried along by `to`: otherwise each step would
+            # wait for the device to send the lengths back.
+        ).sync(),
         label=torch.from_numpy(label.astype(np.float32, copy=False)),
         weight=torch.full((label.size,), weight),
         user=torch.from_numpy(user),

@@ -45,6 +45,9 @@ class DataConfig:
     """Targets a step and rank at most; a request's targets stay together."""
     shuffle_requests: int = 131072
     """Requests that are shuffled together, drawn from several row groups; memory grows with it."""
+    shuffle_behaviours: int = 1 << 27
+    """Behaviours of stored histories at which these end too: 16 bytes each, so 2 GiB a reader (each
+    rank has `data.workers` of them, at least one). One row group is always read whole."""
     ids: IdMode = "check"
     """`check`: an id outside its table is an error. `hash`: ids are hashed into the table."""
     item_rows: int = 0
@@ -59,6 +62,7 @@ class DataConfig:
             ("history_length", 1),
             ("batch_size", 1),
             ("shuffle_requests", 0),
+            ("shuffle_behaviours", 1),
             ("item_rows", 0),
             ("category_rows", 0),
             ("workers", 0),
@@ -107,6 +111,7 @@ def make_dataset(
         history_length=config.history_length,
         batch_size=config.batch_size,
         shuffle_requests=config.shuffle_requests if split == "train" else 0,
+        shuffle_behaviours=config.shuffle_behaviours,
         seed=seed,
         ids=IdRules(config.rows(schema), config.ids),
     )
@@ -183,7 +188,10 @@ class BatchStream(Iterator[Batch]):
             return None
         if self._iterator is None:
             self._iterator = iter(self._loader)
-        batch = next(self._iterator, None)
+        try:
+            batch = next(self._iterator, None)
+        except (ValueError, OSError) as error:
+            raise _without_traceback(error) from error
         self._read_out = batch is None
         return batch
 
@@ -223,15 +231,22 @@ class BatchStream(Iterator[Batch]):
             ValueError: something that decides the order of the requests is not as it was.
         """
         for name, value in self._order.items():
-            if place["order"][name] != value:
+            before = place["order"].get(name)
+            if before != value:
                 raise ValueError(
-                    f"{name} is {value}, the checkpoint was written with {place['order'][name]}; "
+                    f"{name} is {value}, the checkpoint was written with {before}; "
                     "resume with that, or start a new run"
                 )
         self.epoch, self.batches = place["epoch"], place["batches"]
         self.samples, self._read_out = place["samples"], place["read_out"]
         self._loader.load_state_dict(place["loader"])
         self._places[self.batches] = place
+
+
+def _without_traceback(error: ValueError | OSError) -> ValueError | OSError:
+    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
+    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
 
 
 def _forkserver() -> BaseContext:

@@ -61,7 +61,8 @@ class TableInfo:
     """One id feature: what its embedding table must hold."""
 
     rows: int
-    """Rows of the table: the largest id + 1. Id 0 is never used by a behaviour."""
+    """Rows of the table: the largest id + 1, or twice the different ids and one where they must be
+    hashed. Id 0 is never used by a behaviour."""
     distinct: int
     """Different ids that occur."""
 
@@ -101,7 +102,7 @@ class DatasetSchema:
     tables: dict[str, TableInfo]
     """`item` and `category`."""
     splits: dict[str, SplitInfo]
-    """`train`, `val`, `test`."""
+    """`train`, `val`, and `test` if there is one."""
     counts: dict[str, Any] = field(default_factory=dict)
     """What was read, kept and dropped, by reason."""
     oracle: dict[str, float] = field(default_factory=dict)
@@ -122,7 +123,10 @@ def load_schema(path: str) -> DatasetSchema:
         ValueError: the file is missing, not JSON, of another format or lacks a field.
     """
     if not storage.exists(path):
-        raise ValueError(f"data.schema is {path}, which is not there; `dare prepare` writes it")
+        raise ValueError(
+            f"data.schema is {path}, which is not there; `dare prepare` writes it, "
+            "`dare prepare parquet` for parquet of your own"
+        )
     with storage.open_file(path, "r") as stream:
         try:
             raw = json.load(stream)
@@ -136,9 +140,23 @@ def load_schema(path: str) -> DatasetSchema:
     try:
         raw["tables"] = {name: TableInfo(**table) for name, table in raw["tables"].items()}
         raw["splits"] = {name: _split_info(split) for name, split in raw["splits"].items()}
-        return DatasetSchema(**raw)
+        schema = DatasetSchema(**raw)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"data.schema: {path} is damaged: {error}") from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"data.schema: {path} is damaged: {what}") from error
+    missing = [f"tables.{name}" for name in ("item", "category") if name not in schema.tables]
+    missing += ["splits.train"] if "train" not in schema.splits else []
+    missing += [
+        f"splits.{name}.history_length.mean"
+        for name, split in schema.splits.items()
+        if "mean" not in split.history_length
+    ]
+    if missing:
+        raise ValueError(
+            f"data.schema: {path} lacks {', '.join(missing)}; `dare prepare` writes them, "
+            "`dare prepare parquet` for parquet of your own"
+        )
+    return schema
 
 
 def _split_info(raw: dict[str, Any]) -> SplitInfo:

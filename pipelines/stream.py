@@ -27,6 +27,8 @@ class StreamConfig:
     batch_size: int
     shuffle_requests: int
     """Requests of a shuffle window; 0 keeps the order of the files."""
+    shuffle_behaviours: int
+    """Behaviours at which a shuffle window ends, whatever its requests."""
     seed: int
     ids: IdRules
 
@@ -71,6 +73,7 @@ class RequestDataset(IterableDataset[Batch]):
         return {
             "seed": self.config.seed,
             "data.shuffle_requests": self.config.shuffle_requests,
+            "data.shuffle_behaviours": self.config.shuffle_behaviours,
             "data.layout": self.config.layout,
             "number of row groups": len(self.groups),
             "number of rows": sum(group.stop for group in self.groups),
@@ -132,7 +135,7 @@ class RequestDataset(IterableDataset[Batch]):
         )
 
     def _window(self, ranges: list[RowRange], number: int, first_range: int) -> _Window:
-        """Read row ranges until the window is full, and shuffle their requests."""
+        """Read row ranges until the window is full, of requests or of behaviours; shuffle them."""
         config = self.config
         tables: list[Requests] = []
         next_range = first_range
@@ -146,7 +149,9 @@ class RequestDataset(IterableDataset[Batch]):
                 )
             )
             next_range += 1
-            if sum(map(len, tables)) >= config.shuffle_requests:
+            behaviours = sum(len(table.history_item) for table in tables)
+            enough = behaviours >= config.shuffle_behaviours
+            if enough or sum(map(len, tables)) >= config.shuffle_requests:
                 break
         table_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         place_in = np.concatenate([np.arange(len(table)) for table in tables])

@@ -148,6 +148,7 @@ def stream_config(
     history_length: int = 5,
     batch_size: int = 8,
     shuffle_requests: int = 20,
+    shuffle_behaviours: int = 1 << 27,
     seed: int = 1,
     rows: dict[str, int] | None = None,
 ) -> StreamConfig:
@@ -156,6 +157,7 @@ def stream_config(
         history_length=history_length,
         batch_size=batch_size,
         shuffle_requests=shuffle_requests,
+        shuffle_behaviours=shuffle_behaviours,
         seed=seed,
         ids=IdRules(rows or ROWS, "check"),
     )

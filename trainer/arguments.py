@@ -31,6 +31,9 @@ def run_parser(prog: str, description: str, options: str = "") -> ArgumentParser
 def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
     """Read a run's config; a preset's fields count unless they are given.
 
+    A preset given after the config file replaces the fields of the file's preset: a run's own
+    `config.yaml` holds them all.
+
     Args:
         parser: of `run_parser`.
         arguments: of the command line.
@@ -42,10 +45,25 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
         ValueError: a field has a value it does not take.
     """
     preset = parser.parse_args(arguments).model.preset
-    parser.set_defaults({f"model.{name}": v for name, v in preset_fields(preset).items()})
+    fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
+    parser.set_defaults(fields)
+    after = _after_config_files(arguments)
+    if parser.parse_args(arguments[:after]).model.preset != preset:
+        replaced = [f"--{name}={value}" for name, value in fields.items()]
+        arguments = [*arguments[:after], *replaced, *arguments[after:]]
     parsed = parser.parse_args(arguments)
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})
     only_config = Namespace({name: parsed[name] for name in names})  # type: ignore[no-untyped-call]
     return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
+
+
+def _after_config_files(arguments: list[str]) -> int:
+    """Place of the first argument after the last config file."""
+    ends = [
+        place + (2 if argument == "--config" else 1)
+        for place, argument in enumerate(arguments)
+        if argument.partition("=")[0] == "--config"
+    ]
+    return ends[-1] if ends else 0

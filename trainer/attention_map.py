@@ -1,7 +1,8 @@
 """What a model attends to, summed over an evaluation: by position and by category.
 
 Where the data's true attention is known, it is summed over the same rows beside it.
-Letters: T targets of a batch, K kept, L longest history of a batch, C categories shown.
+Letters: T targets of a batch, S some of them, K kept, L longest history of a batch, N jagged total,
+C categories shown.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modules.attention import masked_softmax
-from modules.history import RequestGrid
 from pipelines import storage
 from pipelines.batch import Batch
 from pipelines.planted import Planted, load_planted
@@ -19,6 +19,8 @@ from trainer.report import AttentionSummary
 from trainer.task import StepOutput
 
 CATEGORIES_SHOWN = 10
+_CELLS = 1 << 22
+"""Targets times behaviours at most that a step of the planted attention spreads out."""
 
 
 class _Sums:
@@ -34,6 +36,38 @@ class _Sums:
         self.weight_L.index_add_(0, column_TK.flatten(), weight_TK.flatten())
         shown_TK = pair_TK >= 0
         self.weight_CC.view(-1).index_add_(0, pair_TK[shown_TK], weight_TK[shown_TK])
+
+
+class _Histories:
+    """The histories of a batch's targets by category, read where they lie.
+
+    Args:
+        batch: on the CPU.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        history = batch.features["history_category"]
+        length_R = history.lengths().long()
+        count_R = batch.features["target_category"].lengths()
+        self._category_N = history.values()
+        self._length_T = length_R.repeat_interleave(count_R)
+        self._start_T = (length_R.cumsum(0) - length_R).repeat_interleave(count_R)
+
+    def categories(self, some_S: Tensor, column_SC: Tensor) -> tuple[Tensor, Tensor]:
+        """Categories of some targets' behaviours.
+
+        Args:
+            some_S: which targets.
+            column_SC: which behaviours of each; 0 is the newest.
+
+        Returns:
+            category_SC, 0 where there is no behaviour; and where there is one.
+        """
+        valid_SC = column_SC < self._length_T[some_S, None]
+        if self._category_N.numel() == 0:
+            return torch.zeros_like(column_SC), valid_SC
+        row_SC = (self._start_T[some_S, None] + column_SC).where(valid_SC, 0)
+        return self._category_N[row_SC].where(valid_SC, 0), valid_SC
 
 
 class AttentionMap:
@@ -70,16 +104,30 @@ class AttentionMap:
         place_T = self._place(target_T).masked_fill(~counts_T, -1)
         self._targets += counts_T.sum()
         self._target_C += torch.bincount(place_T[place_T >= 0], minlength=CATEGORIES_SHOWN)
-        category_TL, valid_TL = _categories(batch)
-        pair_TL = self._pairs(place_T, category_TL)
-        kept_TK = output.kept_TK.cpu().clamp(max=category_TL.size(1) - 1)
-        weight_TK = output.attention_TK.cpu() * counts_T.unsqueeze(1)
-        self._learned.add(kept_TK, pair_TL.gather(1, kept_TK), weight_TK)
+        histories = _Histories(batch)
+        kept_TK = output.kept_TK.cpu()
+        category_TK, valid_TK = histories.categories(torch.arange(target_T.numel()), kept_TK)
+        weight_TK = output.attention_TK.cpu() * (counts_T.unsqueeze(1) & valid_TK)
+        # A column of padding may lie beyond all positions; it weighs nothing anywhere.
+        self._learned.add(kept_TK.where(valid_TK, 0), self._pairs(place_T, category_TK), weight_TK)
         if self._planted is not None:
-            weight_TL = _true_attention(self._planted, target_T, category_TL, valid_TL)
-            column_L = torch.arange(category_TL.size(1))
+            self._add_true(self._planted, batch, histories, place_T)
+
+    def _add_true(
+        self, planted: Planted, batch: Batch, histories: _Histories, place_T: Tensor
+    ) -> None:
+        """Add the planted attention, which goes over whole histories, some targets at a time."""
+        target_T = batch.features["target_category"].values()
+        column_L = torch.arange(batch.num_history)
+        for some in torch.split(
+            torch.arange(target_T.numel()), max(1, _CELLS // batch.num_history)
+        ):
+            column_TL = column_L.expand(some.numel(), -1)
+            category_TL, valid_TL = histories.categories(some, column_TL)
+            weight_TL = _true_attention(planted, target_T[some], category_TL, valid_TL)
+            counts_T1 = (batch.weight[some] > 0).unsqueeze(1)
             self._true.add(
-                column_L.expand_as(category_TL), pair_TL, weight_TL * counts_T.unsqueeze(1)
+                column_TL, self._pairs(place_T[some], category_TL), weight_TL * counts_T1
             )
 
     def compute(self) -> AttentionSummary | None:
@@ -140,23 +188,6 @@ def planted_beside(schema_path: str) -> Planted | None:
     folder, _, _ = schema_path.rpartition("/")
     path = storage.join(folder or ".", "planted.npz")
     return load_planted(path) if storage.exists(path) else None
-
-
-def _categories(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Each target's history by category, newest first, category_TL, and where it is one."""
-    history, target = batch.features["history_category"], batch.features["target_category"]
-    grid = RequestGrid(
-        history_offset_R1=history.offsets().long(),
-        target_offset_R1=target.offsets().long(),
-        num_history=batch.num_history,
-        num_targets=batch.num_targets,
-        total_targets=target.values().numel(),
-    )
-    request_T = torch.div(grid.target_cell_T(), batch.num_targets, rounding_mode="floor")
-    category_RL = torch.ops.fbgemm.jagged_to_padded_dense(
-        history.values().unsqueeze(1), [grid.history_offset_R1], [batch.num_history]
-    ).squeeze(2)
-    return category_RL[request_T], grid.behaviour_RL()[request_T]
 
 
 def _true_attention(

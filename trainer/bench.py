@@ -10,16 +10,19 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from modules.ranker import Preset
 from pipelines.overlap import make_pipeline
 from pipelines.prepare.writer import DatasetWriter, user_table
-from pipelines.schema import DatasetSchema
+from pipelines.schema import DatasetSchema, load_schema
 from trainer.arguments import parse_run, run_parser
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
@@ -46,11 +49,13 @@ def bench_train(
     sparse_optimizer: SparseOptimizer = "adam",
     steps: int = 30,
     repeats: int = 5,
+    folder: str = "",
     seed: int = 1,
 ) -> dict[str, Any]:
     """Measure training at the paper's setting: reading, collating, lookups, backward, optimizers.
 
     Ids are uniform and every history is full, which is the hardest case for tables and caches.
+    Under torchrun all ranks train together, and rank 0 tells of all.
 
     Args:
         preset: the model.
@@ -64,17 +69,16 @@ def bench_train(
         sparse_optimizer: of the tables.
         steps: steps a repeat.
         repeats: repeats; the median counts.
+        folder: where the data goes and is deleted again, seen by all ranks; empty: the system's.
         seed: of ids and starting values.
 
     Returns:
-        samples/s (median, least, most), peak memory, share of time waiting for data, what was run.
+        samples/s (median, least, most), peak memory, share of time waiting for data, what was run;
+        nothing on ranks other than 0.
 
     Raises:
-        ValueError: nothing to measure.
+        ValueError: nothing to measure, or a setting that cannot be.
     """
-    for name, count in (("steps", steps), ("repeats", repeats)):
-        if count < 1:
-            raise ValueError(f"--{name} is {count}; it must be at least 1")
     setting: dict[str, Any] = {
         "preset": preset,
         "items": items,
@@ -89,16 +93,53 @@ def bench_train(
         "repeats": repeats,
         "seed": seed,
     }
-    folder = Path(tempfile.mkdtemp(prefix="dare-bench-"))
-    try:
-        with run_context() as context:
-            configure_logging(context.rank)
+    for name in ("items", "history_length", "top_k", "targets", "batch_size", "steps", "repeats"):
+        check_least(name, setting[name])
+    if targets > batch_size:
+        raise ValueError(
+            f"--targets is {targets}, --batch_size {batch_size}; a batch holds whole requests"
+        )
+    if top_k > history_length:
+        raise ValueError(
+            f"--top_k is {top_k}, --history_length {history_length}; a search keeps at most what "
+            "there is"
+        )
+    with run_context() as context:
+        configure_logging(context.rank)
+        with _shared_folder(folder, context) as shared:
             requests = (steps * repeats + _WARM_UP_STEPS + 3) * (batch_size // targets)
-            schema = _write_data(folder, items, history_length, targets, requests, seed)
-            figures = _measure(_config(folder, setting), schema, context, steps, repeats)
-        return {**figures, **setting, **machine()}
+            config = _config(shared, setting)
+            if context.is_main:
+                requests *= context.world
+                _write_data(shared, items, history_length, targets, requests, seed)
+            context.wait()
+            schema = load_schema(config.data.schema)
+            figures = _measure(config, schema, context, steps, repeats)
+        return {**figures, **setting, **machine()} if context.is_main else {}
+
+
+def check_least(name: str, value: int) -> None:
+    """Refuse an option below 1.
+
+    Raises:
+        ValueError: it is.
+    """
+    if value < 1:
+        raise ValueError(f"--{name} is {value}; it must be at least 1")
+
+
+@contextmanager
+def _shared_folder(parent: str, context: RunContext) -> Iterator[Path]:
+    """A new folder of rank 0 for all ranks, deleted when all are done with it; a collective."""
+    made = [tempfile.mkdtemp(prefix="dare-bench-", dir=parent or None) if context.is_main else ""]
+    if context.control is not None:
+        dist.broadcast_object_list(made, group=context.control, group_src=0)
+    try:
+        yield Path(made[0])
+        context.wait()
     finally:
-        shutil.rmtree(folder)
+        if context.is_main:
+            shutil.rmtree(made[0])
 
 
 def _measure(
@@ -159,7 +200,7 @@ def _config(folder: Path, setting: dict[str, Any]) -> TrainConfig:
 
 def _write_data(
     folder: Path, items: int, history_length: int, targets: int, requests: int, seed: int
-) -> DatasetSchema:
+) -> None:
     """Uniform ids, one request a user, full histories."""
     rng = np.random.default_rng(seed)
     writer = DatasetWriter(str(folder))
@@ -190,7 +231,7 @@ def _write_data(
         )
         writer.add("train", table)
     rows = {"item": items + 1, "category": CATEGORIES + 1}
-    return writer.close(
+    writer.close(
         source="bench",
         seed=seed,
         protocol={},

@@ -16,7 +16,7 @@ import torch
 
 from pipelines.prepare.event_store import Resources
 from pipelines.prepare.taobao import prepare_taobao
-from trainer.bench import machine
+from trainer.bench import check_least, machine
 from trainer.telemetry import configure_logging, peak_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,13 @@ def bench_prepare(
 
     Returns:
         Seconds, rows/s, peak memory of the process, bytes of the file and of the dataset.
+
+    Raises:
+        ValueError: an option is out of range.
     """
+    options = {"rows": rows, "items": items, "categories": categories, "rows_a_user": rows_a_user}
+    for name, value in options.items():
+        check_least(name, value)
     configure_logging(0)
     work = Path(tempfile.mkdtemp(prefix="dare-bench-", dir=folder or None))
     try:

@@ -37,7 +37,8 @@ class CheckpointConfig:
     """When checkpoints are written and which stay."""
 
     every: int = 0
-    """Steps between checkpoints; 0 writes one at the end only."""
+    """Steps between checkpoints; 0 for none by steps. Each evaluation is followed by one too, so
+    that the best can be kept, and the end of training by one."""
     keep_last: int = 2
     """Newest checkpoints that stay; the best by validation AUC stays too."""
 

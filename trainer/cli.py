@@ -19,7 +19,7 @@ from trainer.parsing import in_one_line, make_parser
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
   dare doctor                    check versions, libraries and devices
-  dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet
+  dare prepare SOURCE --out DIR  a raw log, or a synthetic one, to parquet; or check your own
   dare plan --config FILE        where the tables would live on other machines, and what it costs
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
@@ -101,6 +101,7 @@ def _doctor(arguments: list[str]) -> int:
 
 def _prepare(arguments: list[str]) -> int:
     from pipelines.prepare.csv_log import prepare_csv
+    from pipelines.prepare.existing import describe_parquet
     from pipelines.prepare.movielens import prepare_movielens
     from pipelines.prepare.summary import format_summary
     from pipelines.prepare.taobao import prepare_taobao
@@ -114,6 +115,7 @@ def _prepare(arguments: list[str]) -> int:
         "tmall": prepare_tmall,
         "movielens": prepare_movielens,
         "csv": prepare_csv,
+        "parquet": describe_parquet,
     }
     parser = make_parser(
         "dare prepare",
@@ -284,7 +286,9 @@ def _bench(arguments: list[str]) -> int:
         subcommands.add_subcommand(name, options, help=summary)
     parsed = parser.parse_args(arguments)
     chosen = parser.instantiate_classes(parsed)[parsed.what]
-    print(json.dumps(benches[parsed.what](**_values(chosen))))
+    figures = benches[parsed.what](**_values(chosen))
+    if figures:  # Of all ranks, and from the first only.
+        print(json.dumps(figures))
     return 0
 
 

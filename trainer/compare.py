@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
+import shutil
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import yaml
 from matplotlib.figure import Figure
 
 from modules.ranker import Preset
+from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.arguments import parse_run, run_parser
 from trainer.distributed import RunContext, run_context
@@ -65,7 +70,8 @@ def compare(
     """Train models on synthetic logs of falling agreement and write a table and a plot.
 
     At agreement 1 what makes a behaviour matter is what it then means, and one shared table is
-    enough; at 0 the two are independent. Runs that are finished are not run again.
+    enough; at 0 the two are independent. Called again, it goes on: logs and runs that are what is
+    asked for now are kept, those of other options are made anew.
 
     Args:
         out: folder of data, runs, `compare.json`, `compare.md` and `compare.png`.
@@ -88,10 +94,11 @@ def compare(
         for agreement in agreements:
             found: dict[str, list[dict[str, Any]]] = {preset: [] for preset in presets}
             for seed in seeds:
-                data = folder / "data" / f"agreement-{agreement:g}-seed-{seed}"
-                _prepare(data, agreement, seed, users, context)
+                log = f"agreement-{agreement:g}-seed-{seed}"
+                data = folder / "data" / log
+                _prepare(folder, log, _asked(agreement, seed, users), context)
                 for preset in presets:
-                    name = f"{preset}-agreement-{agreement:g}-seed-{seed}"
+                    name = f"{preset}-{log}"
                     given = [f"--config={config}", *options, *_run_options(data, folder, name)]
                     found[preset].append(
                         _train([*given, f"--model.preset={preset}", f"--seed={seed}"], context)
@@ -110,12 +117,24 @@ def compare(
     return str(folder / "compare.md")
 
 
-def _prepare(data: Path, agreement: float, seed: int, users: int, context: RunContext) -> None:
-    if context.is_main and not (data / "schema.json").exists():
-        if users:
-            prepare_synthetic(out=str(data), agreement=agreement, seed=seed, users=users)
-        else:
-            prepare_synthetic(out=str(data), agreement=agreement, seed=seed)
+def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
+    """All options of the log that is asked for, but its folder."""
+    parameters = inspect.signature(prepare_synthetic).parameters
+    options = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {**options, "agreement": agreement, "seed": seed, **({"users": users} if users else {})}
+
+
+def _prepare(folder: Path, log: str, asked: dict[str, Any], context: RunContext) -> None:
+    """Make a log, unless it is there as asked; a collective."""
+    data = folder / "data" / log
+    if context.is_main:
+        held = load_schema(str(data / "schema.json")) if (data / "schema.json").exists() else None
+        if held is None or held.protocol != asked:
+            # Its runs first: none may be left of a log that is no longer there.
+            for stale in [*folder.glob(f"runs/*-{log}"), *folder.glob(f"data/{log}")]:
+                logger.info("%s is of a log with other options or unfinished; made anew", stale)
+                shutil.rmtree(stale)
+            prepare_synthetic(out=str(data), **asked)
     context.wait()
 
 
@@ -131,7 +150,9 @@ def _run_options(data: Path, folder: Path, name: str) -> list[str]:
 
 def _train(arguments: list[str], context: RunContext) -> dict[str, Any]:
     config, text, _ = parse_run(run_parser("dare compare", ""), arguments)
-    finished = Path(config.out_dir) / config.name / "result.json"
+    folder = Path(config.out_dir) / config.name
+    _drop_other(folder, text, context)
+    finished = folder / "result.json"
     if finished.exists():
         result: dict[str, Any] = json.loads(finished.read_text())
     else:
@@ -140,6 +161,36 @@ def _train(arguments: list[str], context: RunContext) -> dict[str, Any]:
         "%s: AUC %.5f, best possible %.5f", config.name, result["auc"], result["oracle_auc"]
     )
     return result
+
+
+def _drop_other(folder: Path, text: str, context: RunContext) -> None:
+    """Delete a run of another config than the one that is asked for; a collective."""
+    held = folder / "config.yaml"
+    if context.is_main and held.exists():
+        before, now = _decisive(held.read_text()), _decisive(text)
+        other = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+        if other:
+            logger.info("%s was run with another %s; run anew", folder, ", ".join(other))
+            shutil.rmtree(folder)
+    context.wait()
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    """The fields of a run's config that decide its result, by dotted name: no paths, no logging."""
+    paths = ("out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
+    return {
+        name: value
+        for name, value in _flat(yaml.safe_load(text))
+        if name not in paths and not name.startswith("telemetry.")
+    }
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _write(cells: list[Cell], folder: Path) -> None:

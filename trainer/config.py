@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from modules.presets import check_preset
 from modules.ranker import RankerConfig
 from pipelines.loader import DataConfig
 from pipelines.schema import DatasetSchema
@@ -31,7 +32,8 @@ class LoopConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of all that follows the lookups; tables and optimizers stay float32."""
     check_loss_every: int = 20
-    """Steps between looks at the loss, which ends the run where it is not finite."""
+    """Steps between looks at the losses since the last look, which end the run where one is not
+    finite; there is a look before each evaluation and checkpoint too."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -101,9 +103,13 @@ class TrainConfig:
                 f"model.search.top_k is {self.model.search.top_k} but data.history_length is "
                 f"{self.data.history_length}; a search keeps at most what there is"
             )
-        try:
-            self.data.rows(schema)
-        except ValueError as error:
-            problems.append(str(error))
+        for check in (
+            lambda: self.data.rows(schema),
+            lambda: check_preset(self.model.preset, self.model.embeddings.uses),
+        ):
+            try:
+                check()
+            except ValueError as error:
+                problems.append(str(error))
         if problems:
             raise ValueError("\n".join(problems))

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modules.norm import average_running_statistics
 from pipelines.loader import BatchStream, Split
 from pipelines.overlap import check_overlap, make_pipeline
@@ -21,6 +19,7 @@ from trainer.build import build, open_stream
 from trainer.checkpoint import Checkpoints, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
+from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
 from trainer.report import ReportData, write_report
 from trainer.result import finite, write_json
@@ -83,7 +82,7 @@ class Trainer:
             What `result.json` holds.
 
         Raises:
-            RuntimeError: the loss is not finite, or a collection lost its overlap.
+            RuntimeError: a loss or a score is not finite, or a collection lost its overlap.
         """
         if resume:
             self._resume()
@@ -131,6 +130,7 @@ class Trainer:
         batches = itertools.islice(self.train_stream, limit)
         pipeline = make_pipeline(self.run.model, self.run.optimizers.combined, self.context.device)
         self.run.model.train()
+        losses = LossWatch(self.context.device)
         first, waited = True, self.train_stream.waited_s
         while True:
             rates = self.run.optimizers.set_learning_rates(self.step)
@@ -144,10 +144,13 @@ class Trainer:
             self.step += 1
             if self._due(self.run.placement.figures.sync_every):
                 average_replicas(self.run.model)
-            self._check_loss(output)
+            losses.add(output.loss + output.auxiliary_loss)
+            if self._due(config.loop.check_loss_every):
+                losses.check(self.step)
             telemetry.step(
                 self.step,
-                loss=output.loss / output.weight_T.sum().clamp(min=1e-9),
+                loss=output.loss,
+                weight=output.weight_T.sum(),
                 samples=output.label_T.numel(),
                 behaviours=output.num_behaviours,
                 data_wait_s=self.train_stream.waited_s - waited,
@@ -159,12 +162,14 @@ class Trainer:
             if self._due(config.loop.evaluate_every) or self._due(config.checkpoint.every):
                 self.seconds += time.perf_counter() - started
                 pipeline.detach()
+                losses.check(self.step)
                 with telemetry.paused():
                     if self._due(config.loop.evaluate_every):
                         self._evaluate(telemetry)
                     self._save()
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
+        losses.check(self.step)
         self.seconds += time.perf_counter() - started
 
     def _due(self, every: int) -> bool:
@@ -172,6 +177,7 @@ class Trainer:
 
     def _evaluate(self, telemetry: Telemetry) -> None:
         self.metrics = self.evaluate("val").metrics
+        check_scores(self.metrics, self.step)
         telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in _RESULT_KEYS})
 
     def _save(self) -> None:
@@ -192,27 +198,18 @@ class Trainer:
         """Score a split with the model as it is; a collective."""
         average_running_statistics(self.run.model)
         average_replicas(self.run.model)
-        stream = open_stream(self.config, split, self.schema, self.context)
+        config = self.config
         evaluation = evaluate(
             self.run,
-            stream,
+            open_stream(config, split, self.schema, self.context),
             self.context,
-            history_length=self.config.data.history_length,
-            planted=planted_beside(self.config.data.schema),
+            history_length=config.data.history_length,
+            # What is planted goes by category id, which hashing changes.
+            planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
         )
         # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
         set_optimizer_step(self.run.model, self.step)
         return evaluation
-
-    def _check_loss(self, output: StepOutput) -> None:
-        if self.step % self.config.loop.check_loss_every:
-            return
-        if not torch.isfinite(output.loss + output.auxiliary_loss):
-            raise RuntimeError(
-                f"the loss at step {self.step} is {float(output.loss)}; lower "
-                "optim.sparse.learning_rate and optim.dense.learning_rate, or look at the data; "
-                "the newest checkpoint is as it was"
-            )
 
     def _resume(self) -> None:
         latest = self.checkpoints.latest()

@@ -37,7 +37,8 @@ class TelemetryConfig:
     """What is logged, and how often."""
 
     log_every: int = 20
-    """Steps between two log points; rates and the loss are means over the steps between."""
+    """Steps between two log points; rates and the loss are means over the steps between, the loss
+    over the targets of rank 0."""
 
     tensorboard: bool = True
     """Write TensorBoard scalars to `tensorboard/` in the run folder."""
@@ -171,6 +172,7 @@ class Telemetry:
         step: int,
         *,
         loss: Tensor,
+        weight: Tensor,
         samples: int,
         behaviours: int,
         data_wait_s: float,
@@ -180,7 +182,9 @@ class Telemetry:
 
         Args:
             step: finished steps, 1 after the first.
-            loss: a scalar on any device; summed there and read at log points only.
+            loss: summed over this rank's targets, a scalar on any device; summed there and read
+                at log points only. `train/loss` is rank 0's: its loss over its weight.
+            weight: of these targets, a scalar on the same device; 0 for a batch of padding.
             samples: targets of this rank's batch.
             behaviours: behaviours of this rank's batch.
             data_wait_s: seconds this step waited for its batch.
@@ -189,7 +193,7 @@ class Telemetry:
         if not self._writes:
             return
         self._step, self._scalars = step, scalars
-        self._window.add(loss, samples, behaviours, data_wait_s)
+        self._window.add(loss.detach(), weight, samples, behaviours, data_wait_s)
         self._profile.after_step(step)
         if step % self._config.log_every == 0 or step == self._total_steps:
             self._log_window()
@@ -247,20 +251,23 @@ class _Window:
     def __init__(self) -> None:
         self.steps = self.samples = self.behaviours = 0
         self.data_wait_s = 0.0
-        self.loss: Tensor | None = None
+        self.loss: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0
         self.started = time.perf_counter()
 
-    def add(self, loss: Tensor, samples: int, behaviours: int, data_wait_s: float) -> None:
-        # A new tensor: adding in place would change the caller's loss after the first step.
-        self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+    def add(
+        self, loss: Tensor, weight: Tensor, samples: int, behaviours: int, data_wait_s: float
+    ) -> None:
+        # New tensors: adding in place would change the caller's after the first step.
+        self.loss, self.weight = self.loss + loss, self.weight + weight
         self.steps += 1
         self.samples += samples
         self.behaviours += behaviours
         self.data_wait_s += data_wait_s
 
     def scalars(self, world: int) -> dict[str, float]:
-        assert self.loss is not None
-        loss = float(self.loss.item()) / self.steps  # Waits for the device, so before the clock.
+        # Waits for the device, so before the clock; not a number where all was padding.
+        loss = float(torch.as_tensor(self.loss / self.weight).item())
         seconds = max(time.perf_counter() - self.started, 1e-9)
         return {
             "train/loss": loss,

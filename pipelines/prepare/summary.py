@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipelines import storage
 from pipelines.schema import DatasetSchema
 
-# The recipe of each source; a CSV log trains with the paper's setting for Taobao.
-_RECIPES = {"csv": "taobao_dare"}
+# The recipe of sources without one of their own: the paper's setting for Taobao.
+_RECIPES = {"csv": "taobao_dare", "parquet": "taobao_dare"}
 
 
 def format_summary(schema: DatasetSchema, out: str) -> str:
@@ -23,11 +23,14 @@ def format_summary(schema: DatasetSchema, out: str) -> str:
         blocks.append("best possible AUC  " + "  ".join(known))
     recipe = _RECIPES.get(schema.source, f"{schema.source}_dare")
     command = f"dare train --config launch/recipes/{recipe}.yaml"
-    if (out, schema.layout) != (f"data/{schema.source}", "user"):
+    if (out, schema.layout) != (f"data/{recipe.removesuffix('_dare')}", "user"):
         command += (
             f" --data.layout {schema.layout} --data.schema {storage.join(out, 'schema.json')}"
         )
         command += "".join(f" --data.{split} {storage.join(out, split)}" for split in schema.splits)
+        command += "" if "test" in schema.splits else " --data.test ''"
+    if schema.counts.get("hash"):
+        command += " --data.ids hash"
     blocks.append(
         f"data        {out} ({schema.layout} layout, seed {schema.seed})\nnext        {command}"
     )
@@ -69,7 +72,12 @@ def _splits(schema: DatasetSchema) -> str:
 
 
 def _tables(schema: DatasetSchema) -> str:
-    return "\n".join(
+    lines = [
         f"{name + ' table':<16}{table.rows:>14,} rows, {table.distinct:,} ids and padding"
         for name, table in schema.tables.items()
-    )
+    ]
+    lines += [
+        f"{name + ' ids':<16}are no rows of a table ({why}): train with --data.ids hash"
+        for name, why in schema.counts.get("hash", {}).items()
+    ]
+    return "\n".join(lines)

@@ -91,6 +91,40 @@ def to_request_layout(table: pa.Table, history_length: int) -> pa.Table:
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
+class SplitStatistics:
+    """Counts the requests of a split."""
+
+    def __init__(self) -> None:
+        self._targets = self._positives = 0
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, history_length: np.ndarray, label: np.ndarray) -> None:
+        """Count requests.
+
+        Args:
+            history_length: behaviours before each request, [R].
+            label: of their targets, [T].
+        """
+        self._targets += label.size
+        self._positives += int((label > 0.5).sum())
+        self._lengths.append(history_length.astype(np.int32))
+
+    def info(self, files: list[FileInfo]) -> SplitInfo:
+        """What `schema.json` says of the split."""
+        lengths = np.concatenate([*self._lengths, np.zeros(0, np.int32)])
+        stats = {"mean": float(lengths.mean()) if lengths.size else 0.0}
+        for name, q in _QUANTILES.items():
+            stats[name] = float(np.quantile(lengths, q)) if lengths.size else 0.0
+        return SplitInfo(
+            rows=sum(file.rows for file in files),
+            requests=lengths.size,
+            targets=self._targets,
+            positives=self._positives,
+            history_length=stats,
+            files=files,
+        )
+
+
 class DatasetWriter:
     """Takes rows of the `user` layout and leaves a dataset in either layout.
 
@@ -171,16 +205,12 @@ class _SplitWriter:
         self._writer: pq.ParquetWriter | None = None
         self._stream: Any = None
         self._behaviours_in_file = 0
-        self._requests = self._targets = self._positives = 0
-        self._lengths: list[np.ndarray] = []
+        self._statistics = SplitStatistics()
         storage.make_folder(storage.join(folder, name))
 
     def count(self, entries: pa.StructArray) -> None:
         label = flat(entries.field("label"))[0].to_numpy()
-        self._requests += len(entries)
-        self._targets += label.size
-        self._positives += int((label > 0.5).sum())
-        self._lengths.append(entries.field("history_end").to_numpy())
+        self._statistics.add(entries.field("history_end").to_numpy(), label)
 
     def write(self, table: pa.Table) -> None:
         if self._writer is None:
@@ -215,26 +245,21 @@ class _SplitWriter:
         if not self._files:
             self._open()
         self._finish_file()
-        lengths = np.concatenate([*self._lengths, np.zeros(0, np.int32)])
-        stats = {"mean": float(lengths.mean()) if lengths.size else 0.0}
-        for name, q in _QUANTILES.items():
-            stats[name] = float(np.quantile(lengths, q)) if lengths.size else 0.0
-        return SplitInfo(
-            rows=sum(rows for _, rows in self._files),
-            requests=self._requests,
-            targets=self._targets,
-            positives=self._positives,
-            history_length=stats,
-            files=[
-                FileInfo(path=path, rows=rows, sha256=_sha256(storage.join(self._folder, path)))
-                for path, rows in self._files
-            ],
+        return self._statistics.info(
+            [file_info(self._folder, path, rows) for path, rows in self._files]
         )
 
 
-def _sha256(path: str) -> str:
-    with storage.open_file(path, "rb") as stream:
+def file_info(folder: str, path: str, rows: int) -> FileInfo:
+    """A file of a dataset, with its checksum.
+
+    Args:
+        folder: of the dataset.
+        path: of the file in it.
+        rows: of the file.
+    """
+    with storage.open_file(storage.join(folder, path), "rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+    return FileInfo(path=path, rows=rows, sha256=digest.hexdigest())

@@ -62,6 +62,45 @@ def test_compare_trains_each_pair_once_and_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "compare.md").read_text() == table
 
 
+def test_compare_makes_anew_what_is_of_other_options_and_keeps_the_rest(tmp_path):
+    def compare(*options: str, steps: int = 2) -> str:
+        outcome = dare_without_report(
+            *("compare", f"--out={tmp_path}", f"--config={RECIPE}"),
+            *("--agreements=[0.5]", "--seeds=[1]", "--presets=[dare]", *options),
+            f'--options=["--loop.steps={steps}", "--telemetry.log_every={steps}"]',
+        )
+        assert outcome.code == 0, outcome.err
+        return outcome.err
+
+    data = tmp_path / "data" / "agreement-0.5-seed-1"
+    run = tmp_path / "runs" / "dare-agreement-0.5-seed-1"
+
+    def state() -> tuple[int, int, int]:
+        users = json.loads((data / "schema.json").read_text())["protocol"]["users"]
+        result = (run / "result.json").stat().st_mtime_ns
+        return users, (data / "schema.json").stat().st_mtime_ns, result
+
+    compare("--users=150")
+    first = state()
+    assert "anew" not in compare("--users=150")
+    assert state() == first
+
+    told = compare("--users=150", steps=3)
+    assert f"{run} was run with another loop.steps; run anew" in told
+    second = state()
+    assert second[:2] == first[:2]
+    assert json.loads((run / "result.json").read_text())["steps"] == 3
+
+    told = compare("--users=200", steps=3)
+    for stale in (run, data):
+        assert f"{stale} is of a log with other options" in told
+    assert state()[0] == 200
+    assert state()[2] != second[2]
+
+    (data / "schema.json").unlink()
+    assert f"{data} is of a log with other options or unfinished" in compare("--users=200", steps=3)
+
+
 def test_bench_prints_one_object_with_its_setting():
     sizes = ["--items=500", "--history_length=8", "--top_k=4", "--batch_size=64"]
     result = dare("bench", "train", *sizes, "--steps=2", "--repeats=2").result

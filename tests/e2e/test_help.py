@@ -32,14 +32,14 @@ def test_help_of_a_run_explains_every_field(command):
         assert told in fields
 
 
-@pytest.mark.parametrize("source", ["synthetic", "taobao", "tmall", "movielens", "csv"])
+@pytest.mark.parametrize("source", ["synthetic", "taobao", "tmall", "movielens", "csv", "parquet"])
 def test_help_of_a_source_shows_what_it_needs(source):
     outcome = dare("prepare", source, "--help")
     assert outcome.code == 0
     usage = outcome.out.splitlines()[0]
     assert usage.startswith(f"usage: dare prepare {source} ")
     assert "--out OUT" in usage
-    assert ("--raw RAW" in usage) == (source != "synthetic")
+    assert ("--raw RAW" in usage) == (source not in ("synthetic", "parquet"))
 
 
 def test_every_option_has_an_explanation():

@@ -39,7 +39,7 @@ def _told(outcome):
         (["train", "--frob", "1"], "--frob"),
         (["train", "--loop.epoch", "3"], "--loop.epoch"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["prepare"], "{synthetic,taobao,tmall,movielens,csv}"),
+        (["prepare"], "{synthetic,taobao,tmall,movielens,csv, ...}"),
         (["prepare", "amazon"], "'amazon'"),
         (["prepare", "synthetic"], "--out"),
         (["prepare", "synthetic", "--out", "x", "--users", "-1"], "--users is -1"),
@@ -49,6 +49,14 @@ def _told(outcome):
         (["bench", "train", "--preset", "sim"], "one of 'dare', 'twin'"),
         (["bench", "train", "--steps", "0"], "--steps is 0"),
         (["bench", "train", "--sparse_optimizer", "lion", "--items", "9"], "'rowwise_adagrad'"),
+        (["bench", "train", "--targets", "0"], "--targets is 0; it must be at least 1"),
+        (["bench", "train", "--history_length", "0"], "--history_length is 0"),
+        (["bench", "train", "--targets", "65", "--batch_size", "64"], "--batch_size 64"),
+        (["bench", "train", "--top_k", "9", "--history_length", "8"], "--history_length 8"),
+        (["bench", "train", "--width", "7", "--items", "9"], "multiple of 4"),
+        (["bench", "train", "--folder", "nowhere"], "nowhere"),
+        (["bench", "prepare", "--rows_a_user", "0"], "--rows_a_user is 0"),
+        (["bench", "prepare", "--rows", "0"], "--rows is 0"),
         (["doctor", "--deep"], "--deep"),
     ],
 )
@@ -81,6 +89,8 @@ def test_a_wrong_command_is_told_in_a_line(arguments, told, tmp_path, monkeypatc
         ("--optim.dense.clip_norm=-1", "optim.dense.clip_norm is -1"),
         ("--optim.schedule.decay=cosine", "decay_steps 0"),
         ("--model.embeddings.attention.item=7", "multiple of 4"),
+        ("--model.init.std=-1", "model.init.std is -1.0; it must be"),
+        ("--model.init.std=nan", "model.init.std is nan; it must be"),
     ],
 )
 def test_a_wrong_option_is_told_in_a_line_and_leaves_nothing(data, tmp_path, option, told):
@@ -106,6 +116,17 @@ def test_a_wrong_plan_is_told_in_a_line(data, tmp_path, name):
     assert not runs.exists()
 
 
+def test_a_model_under_the_name_of_another_is_told_in_a_line(data, tmp_path):
+    file = tmp_path / "run.yaml"
+    uses = "attention_target: a, attention_history: a"
+    uses += ", representation_target: r, representation_history: r"
+    file.write_text(f"model: {{preset: twin, embeddings: {{uses: {{{uses}}}}}}}")
+    runs = tmp_path / "runs"
+    told = _told(dare("train", f"--config={file}", *data, f"--out_dir={runs}"))
+    assert "model.preset is twin, but model.embeddings.uses are those of dare" in told
+    assert not runs.exists()
+
+
 def test_two_mistakes_are_two_lines(data, tmp_path):
     options = ["--model.search.top_k=30", "--data.item_rows=50"]
     outcome = dare("train", *data, f"--out_dir={tmp_path}", *options)
@@ -122,7 +143,8 @@ def test_a_dataset_is_not_written_over(dataset):
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
-def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path, workers):
     (file,) = (dataset / "train").glob("*.parquet")
     table = pq.read_table(file)
     name = next(n for n in table.column_names if "item" in n and "target" not in n)
@@ -134,9 +156,12 @@ def test_an_id_outside_its_table_names_file_and_column(dataset, data, tmp_path):
     broken = tmp_path / "broken.parquet"
     place = table.column_names.index(name)
     pq.write_table(table.set_column(place, table.field(name), changed), broken)
-    outcome = dare("train", *data, f"--out_dir={tmp_path}", f"--data.train={broken}")
+    options = [f"--data.train={broken}", f"--data.workers={workers}"]
+    outcome = dare("train", *data, f"--out_dir={tmp_path}", *options)
     assert outcome.code == 2
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
+    assert line.startswith(f"dare train: error: {broken} row ")
+    assert "Traceback" not in outcome.err
     for word in (broken.name, "5000", "item"):
         assert word in line
 

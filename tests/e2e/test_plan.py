@@ -89,7 +89,7 @@ def test_training_takes_a_plan_as_it_is_and_keeps_it_with_run_and_checkpoint(dat
             "topology: {hosts: 2, gpus_a_host: 8}",
             ["device is cuda", "hosts is 2", "gpus_a_host is 8"],
         ),
-        ("tables: {'*': {precision: fp16}}", ["takes on cpu: fp32"]),
+        ("tables: {'*': {precision: fp16}}", ["on cpu: fp32"]),
         ("tables: {'*': {compute_kernels: [fused_uvm_caching]}}", ["takes on cpu: fused"]),
     ],
 )

@@ -1,10 +1,13 @@
 """Every way to train that a config offers counts each target once and ends with finite metrics."""
 
 import math
+from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.commands import TARGETS, dare_without_report, data_options, prepare_small, rows_of
+from tests.commands import TARGETS, dare, dare_without_report, data_options, prepare_small, rows_of
 
 
 def _train(data, out, *options):
@@ -70,6 +73,41 @@ def test_hashed_ids_train_and_their_collisions_are_told(data, tmp_path):
     assert len(told) == 2  # Of items and of categories, of the training split alone.
     # 100 ids in the 49 rows that hashing uses: at least 51 must share.
     assert int(told[0].split("hash: ")[1].split(" ")[0]) >= 51
+
+
+@pytest.mark.parametrize(("rows", "known"), [(0, True), (7, False), (40, False)])
+def test_planted_attention_is_shown_only_where_categories_are_its_own(data, tmp_path, rows, known):
+    """Hashed categories are other numbers, some beyond the planted ones."""
+    hashed = ["--data.ids=hash", f"--data.category_rows={rows}"] if rows else []
+    with mock.patch("trainer.loop.write_report") as write:
+        outcome = dare("train", *data, f"--out_dir={tmp_path}", "--loop.steps=2", *hashed)
+    assert outcome.code == 0, outcome.err
+    shown = write.call_args.args[0].attention
+    assert (shown.planted_category_weight is not None) == known
+
+
+def test_parquet_of_ones_own_trains_once_it_is_described(dataset, tmp_path):
+    """Files alone, of items that are no rows of a table."""
+    own = tmp_path / "own"
+    for split in TARGETS:
+        (own / split).mkdir(parents=True)
+        (file,) = (dataset / split).glob("*.parquet")
+        table = pq.read_table(file)
+        far = [[item << 40 for item in life] for life in table["item"].to_pylist()]
+        far = pa.array(far, table.schema.field("item").type)
+        place = table.column_names.index("item")
+        pq.write_table(
+            table.set_column(place, table.schema.field("item"), far), own / split / "x.parquet"
+        )
+    described = dare("prepare", "parquet", f"--out={own}")
+    assert (described.code, described.out) == (0, f"{own / 'schema.json'}\n")
+    assert "item ids" in described.err
+    options = data_options(own)
+    unhashed = dare("train", *options, f"--out_dir={tmp_path / 'a'}")
+    assert unhashed.code == 2
+    assert "set data.ids to hash" in unhashed.err
+    _, result = _train(options, tmp_path / "b", "--data.ids=hash")
+    assert result["samples"] == TARGETS["train"]
 
 
 def test_the_layout_changes_nothing_but_the_files(data, tmp_path):

@@ -26,6 +26,13 @@ def pair(kind, theirs: nn.Module, inner: str = "") -> tuple[nn.Module, nn.Module
     return ours, theirs
 
 
+def corrected(theirs: nn.BatchNorm1d, steps: int) -> None:
+    """Take mean 0 and variance 1, which it started from, out of PyTorch's running statistics."""
+    left = 0.9**steps
+    theirs.running_mean /= 1 - left
+    theirs.running_var = (theirs.running_var - left) / (1 - left)
+
+
 @pytest.mark.parametrize("kind", ["batch", "batch_all_ranks"])
 def test_batch_norm_equals_pytorchs_in_training_and_evaluation(kind) -> None:
     ours, theirs = pair(kind, nn.BatchNorm1d(WIDTH))
@@ -36,6 +43,7 @@ def test_batch_norm_equals_pytorchs_in_training_and_evaluation(kind) -> None:
         result.square().sum().backward()
         wanted.square().sum().backward()
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
+    corrected(theirs, steps=4)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_variance, theirs.running_var)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -54,6 +62,7 @@ def test_padding_targets_take_no_part() -> None:
     padded = values(1, 6)
     padded[~counts] = 1e6
     torch.testing.assert_close(ours(padded, counts)[counts], theirs(padded[counts]))
+    corrected(theirs, steps=1)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_variance, theirs.running_var)
 
@@ -97,13 +106,23 @@ def test_no_norm_changes_nothing() -> None:
     assert make_norm("none", WIDTH, "running")(value, torch.ones(2, dtype=torch.bool)) is value
 
 
-def test_a_column_that_never_varies_is_zero_in_evaluation_as_in_training():
+@pytest.mark.parametrize("steps", [1, 5, 400])
+def test_a_column_that_never_varies_is_zero_in_evaluation_as_in_training(steps: int) -> None:
     norm = make_norm("batch", 2, "running")
-    for step in range(400):
+    for step in range(steps):
         constant = torch.full((8, 1), 0.3 + 0.001 * step)
         norm(torch.cat([constant, torch.randn(8, 1)], dim=1), torch.ones(8, dtype=torch.bool))
     norm.eval()
     ahead = torch.tensor([[0.75, 1.0]])
     output = norm(ahead, torch.ones(1, dtype=torch.bool))
     assert output[0, 0] == 0
-    assert 0.5 < output[0, 1] < 1.5
+    assert 0.2 < output[0, 1] < 2
+
+
+def test_running_statistics_weigh_batches_by_their_targets() -> None:
+    """Two batches of 6 and 2: 0.9 * 6 and 2 parts."""
+    norm, every = make_norm("batch", 1, "running"), torch.ones(6, dtype=torch.bool)
+    norm(torch.tensor([[1.0]] * 6), every)
+    assert norm.running_mean.tolist() == [1]
+    norm(torch.tensor([[4.0]] * 2), every[:2])
+    torch.testing.assert_close(norm.running_mean, torch.tensor([(5.4 * 1 + 2 * 4) / 7.4]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.embedding import USES, EmbeddingsConfig, UsesConfig, WidthsConfig
 from modules.head import HeadConfig, head_input
 from modules.pooled import PooledEmbeddings
-from modules.presets import PRESETS, preset_fields
+from modules.presets import PRESETS, check_preset, preset_fields
 from modules.ranker import InitConfig, Ranker, RankerConfig
 from tests.small import CPU, DARE, ROWS, SHARED, TWIN
 from trainer.arguments import parse_run, run_parser
@@ -79,6 +81,45 @@ def test_a_given_field_wins_over_the_preset() -> None:
     assert uses.attention_history == "shared"
     first = parse("--model.embeddings.uses.attention_target=mine", "--model.preset=twin")
     assert first.embeddings.uses == uses
+
+
+@pytest.mark.parametrize(("held", "asked"), [("dare", "twin"), ("twin", "dare")])
+def test_a_preset_given_after_a_runs_own_config_replaces_the_files(tmp_path, held, asked) -> None:
+    """Such a file holds every field, those of its preset too."""
+    given = ["--model.search.top_k=7", f"--model.preset={held}"]
+    _, text, _ = parse_run(run_parser("dare train", ""), given)
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    wanted = {"dare": UsesConfig(), "twin": SHARED}
+    for config in (["--config", str(file)], [f"--config={file}"]):
+        assert parse(*config).embeddings.uses == wanted[held]
+        assert parse(*config, f"--model.preset={held}").embeddings.uses == wanted[held]
+        model = parse(*config, f"--model.preset={asked}")
+        assert (model.preset, model.embeddings.uses) == (asked, wanted[asked])
+        assert model.search.top_k == 7
+        mine = parse(
+            *config, "--model.embeddings.uses.attention_target=a", f"--model.preset={asked}"
+        )
+        assert mine.embeddings.uses == replace(wanted[asked], attention_target="a")
+
+
+def test_a_variant_in_a_file_stays_with_its_preset(tmp_path) -> None:
+    file = tmp_path / "variant.yaml"
+    file.write_text("model: {preset: twin, embeddings: {uses: {attention_target: mine}}}")
+    variant = replace(SHARED, attention_target="mine")
+    assert parse(f"--config={file}").embeddings.uses == variant
+    assert parse(f"--config={file}", "--model.preset=twin").embeddings.uses == variant
+
+
+def test_no_model_goes_by_the_name_of_another() -> None:
+    one_table = UsesConfig(**dict.fromkeys(USES, "any"))
+    check_preset("dare", UsesConfig())
+    check_preset("dare", replace(UsesConfig(), attention_target="third"))
+    check_preset("twin", one_table)
+    with pytest.raises(ValueError, match=r"model\.preset is dare, but .* are those of twin"):
+        check_preset("dare", one_table)
+    with pytest.raises(ValueError, match=r"model\.preset is twin, but .* are those of dare"):
+        check_preset("twin", UsesConfig())
 
 
 def test_an_unknown_preset_is_an_error_that_names_the_known() -> None:

@@ -89,12 +89,21 @@ def test_moving_a_batch_moves_every_tensor_and_keeps_the_sizes() -> None:
     assert batch.features.values().device.type == "cpu"
 
 
+def test_a_moved_batch_knows_where_each_key_starts_without_asking_the_device() -> None:
+    batch = collate([(two_lives(), np.array([0, 1]))])
+    sums = ([4, 4, 3, 3], [0, 4, 8, 11, 14])
+    for kept in (batch, batch.to(torch.device("cpu")), batch.to(torch.device("meta"))):
+        assert (kept.features._length_per_key, kept.features._offset_per_key) == sums
+    assert padding_batch().features._offset_per_key == [0, 0, 0, 1, 2]
+
+
 @pytest.mark.gpu
 def test_a_pinned_batch_arrives_whole_on_the_gpu() -> None:
     batch = collate([(two_lives(), np.array([0, 1, 2]))]).pin_memory()
     assert batch.features.values().is_pinned()
     assert batch.label.is_pinned()
     moved = batch.to(torch.device("cuda"), non_blocking=True)
+    assert batch.features._offset_per_key == moved.features._offset_per_key == [0, 4, 8, 12, 16]
     moved.record_stream(torch.cuda.current_stream())
     torch.cuda.synchronize()
     assert values(moved, "history_item") == [[12, 11], [13, 12], []]

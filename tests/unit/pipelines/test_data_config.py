@@ -7,7 +7,13 @@ from pipelines.schema import DatasetSchema, TableInfo
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("history_length", 0), ("batch_size", 0), ("shuffle_requests", -1), ("workers", -1)],
+    [
+        ("history_length", 0),
+        ("batch_size", 0),
+        ("shuffle_requests", -1),
+        ("shuffle_behaviours", 0),
+        ("workers", -1),
+    ],
 )
 def test_a_size_that_cannot_be_is_named(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"data\.{field} is {value}; at least {value + 1}"):

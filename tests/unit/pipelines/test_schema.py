@@ -30,7 +30,7 @@ SCHEMA = DatasetSchema(
     layout="user",
     seed=3,
     protocol={"years": [2014, 2015]},
-    tables={"item": TableInfo(rows=10, distinct=7)},
+    tables={name: TableInfo(rows=10, distinct=7) for name in ("item", "category")},
     splits={"train": SPLIT},
     counts={"dropped": {"short": 3}},
     oracle={"val": 0.75},
@@ -63,6 +63,33 @@ def test_a_damaged_schema_is_named(tmp_path: Path, damage: Any) -> None:
     path.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=r"data\.schema: .*schema\.json is damaged: "):
         load_schema(str(path))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "tables",
+        "tables.item",
+        "tables.category",
+        "splits.train",
+        "splits.train.files",
+        "splits.train.history_length.mean",
+    ],
+)
+def test_what_a_schema_lacks_is_named(tmp_path: Path, missing: str) -> None:
+    raw = dataclasses.asdict(SCHEMA)
+    *way, last = missing.split(".")
+    part = raw
+    for name in way:
+        part = part[name]
+    del part[last]
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(
+        ValueError, match=rf"data\.schema: .*schema\.json .*lacks .*{last}"
+    ) as raised:
+        load_schema(str(path))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -114,6 +115,28 @@ def test_shares_differ_by_at_most_one_row(split: str, shards: int) -> None:
 def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -> None:
     batches = list(dataset(split, stream_config(shuffle_requests=0)))
     assert requests_of(batches) == expected_requests(USERS, 5)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_a_window_ends_at_so_many_behaviours(tmp_path: Path, layout: Layout) -> None:
+    path = write_users(tmp_path / "a.parquet", USERS, layout=layout, rows_per_group=2)
+    config = stream_config(layout=layout, shuffle_requests=1000, shuffle_behaviours=30)
+    data, held = dataset(path, config), []
+    window = data._window
+
+    def watched(*place: Any) -> Any:
+        found = window(*place)
+        held.append([len(table.history_item) for table in found.tables])
+        return found
+
+    with mock.patch.object(data, "_window", watched):
+        batches = list(data)
+    assert len(held) > 3
+    # Full with the last row group and not before it.
+    assert all(sum(sizes[:-1]) < 30 for sizes in held)
+    assert all(sum(sizes) >= 30 for sizes in held[:-1])
+    assert sorted_requests(requests_of(batches)) == expected_requests(USERS, 5)
+    assert flat_batches(dataset(path, config)) == flat_batches(batches)
 
 
 def test_the_same_seed_gives_the_same_batches_and_each_epoch_another_order(split: str) -> None:

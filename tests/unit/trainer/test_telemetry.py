@@ -18,7 +18,8 @@ def quiet(**options) -> TelemetryConfig:
 
 def one_step(telemetry, step, loss=0.5, **options) -> None:
     options = {"samples": 3, "behaviours": 600, "data_wait_s": 0.0, **options}
-    telemetry.step(step, loss=torch.tensor(loss), **options)
+    weight = options.pop("weight", 1.0)
+    telemetry.step(step, loss=torch.tensor(loss), weight=torch.tensor(weight), **options)
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_a_log_point_writes_the_mean_loss_and_rates_since_the_last(tmp_path) -> 
     assert second["train/memory_bytes"] > 50e6
 
 
+def test_the_loss_is_a_mean_over_targets_so_that_padding_steps_do_not_lower_it(tmp_path) -> None:
+    with Telemetry(quiet(log_every=3), folder=tmp_path) as telemetry:
+        for step, (loss, weight) in enumerate([(8.0, 10.0), (1.0, 2.0), (0.0, 0.0)], start=1):
+            one_step(telemetry, step, loss, weight=weight)
+        for step in (4, 5, 6):
+            one_step(telemetry, step, 0.0, weight=0.0)
+    first, second = read_metrics(tmp_path)
+    assert first["train/loss"] == 0.75
+    assert second["train/loss"] is None
+
+
 def test_a_step_between_log_points_never_reads_the_loss(tmp_path, monkeypatch) -> None:
     reads = []
     item = torch.Tensor.item
@@ -71,7 +83,9 @@ def test_the_callers_loss_is_left_alone(tmp_path) -> None:
     loss = torch.tensor(1.0, requires_grad=True)
     with Telemetry(quiet(log_every=3), folder=tmp_path) as telemetry:
         for step in range(1, 4):
-            telemetry.step(step, loss=loss, samples=1, behaviours=1, data_wait_s=0)
+            telemetry.step(
+                step, loss=loss, weight=loss.detach(), samples=1, behaviours=1, data_wait_s=0
+            )
     assert loss.item() == 1
     assert read_metrics(tmp_path)[0]["train/loss"] == 1
 

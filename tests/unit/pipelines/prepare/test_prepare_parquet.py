@@ -1,0 +1,122 @@
+"""`schema.json` of parquet that is there, against the writer's of the same rows."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.prepare.existing import describe_parquet
+from pipelines.prepare.summary import format_summary
+from pipelines.prepare.writer import DatasetWriter
+from pipelines.schema import LAYOUTS, Layout, load_schema
+from tests.split_files import Request, User, draw_users, rows_of, write_users
+
+USERS = [user for user in draw_users(30) if user.requests]
+
+
+def table(users: list[User], layout: Layout = "user") -> pa.Table:
+    return pa.Table.from_pylist(rows_of(users, layout), schema=LAYOUTS[layout])
+
+
+def one_user(ids: list[int], category: int = 1) -> User:
+    """A life of these items and a request for the first of them."""
+    categories = [category] * len(ids)
+    return User(1, ids, categories, [Request(len(ids), ids[:1], [category], [1.0])])
+
+
+def ids_of(name: str, layout: Layout) -> set[int]:
+    """Different ids of a table, by hand; a request row has none after the last request."""
+    targets = {n for user in USERS for request in user.requests for n in getattr(request, name)}
+    seen = {
+        number
+        for user in USERS
+        for number in getattr(user, name)[
+            : None if layout == "user" else user.requests[-1].history_end
+        ]
+    }
+    return targets | seen
+
+
+def put(folder: Path, users: list[User], layout: Layout = "user") -> str:
+    for split in ("train", "val"):
+        write_users(folder / split / "part.parquet", users, layout=layout)
+    return str(folder)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_it_says_what_the_writer_says_of_the_same_rows(tmp_path: Path, layout: Layout) -> None:
+    writer = DatasetWriter(str(tmp_path), layout=layout, history_length=100)
+    for split, users in (("train", USERS[:9]), ("train", USERS[9:20]), ("val", USERS[20:])):
+        writer.add(split, table(users))
+    distinct = {name: len(ids_of(name, layout)) for name in ("item", "category")}
+    wanted = writer.close(source="x", seed=0, protocol={}, distinct=distinct)
+    (tmp_path / "schema.json").unlink()
+    found = describe_parquet(out=f"{tmp_path}/", layout=layout)
+    assert load_schema(str(tmp_path / "schema.json")) == found
+    assert found.splits == wanted.splits
+    assert found.tables == wanted.tables
+    assert found.counts == {}
+    assert "--data.ids" not in format_summary(found, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[3, 2**31], [3, 2**62], [-4, 3], [3, 30_000_000]],
+    ids=["beyond 2^31", "64 bits", "negative", "far apart"],
+)
+def test_ids_that_cannot_be_rows_are_to_be_hashed_and_this_is_told(tmp_path, ids) -> None:
+    schema = describe_parquet(out=put(tmp_path, [one_user(ids)]))
+    assert schema.tables["item"].rows == 2 * 2 + 1
+    assert schema.tables["category"].rows == 2 * 1 + 1
+    told = format_summary(schema, str(tmp_path))
+    assert f"2 different ids from {min(ids):,} to {max(ids):,}" in told
+    assert told.endswith("--data.ids hash")
+
+
+def test_ids_that_leave_gaps_are_rows_all_the_same(tmp_path) -> None:
+    schema = describe_parquet(out=put(tmp_path, [one_user([7, 900_000])]))
+    assert schema.tables["item"].rows == 900_001
+    assert schema.counts == {}
+
+
+def test_a_folder_without_test_is_described_without_it(tmp_path) -> None:
+    schema = describe_parquet(out=put(tmp_path, USERS))
+    assert list(schema.splits) == ["train", "val"]
+    assert "--data.test ''" in format_summary(schema, str(tmp_path))
+
+
+def test_the_other_layout_is_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"no column history_item.*that is data\.layout user"):
+        describe_parquet(out=put(tmp_path, USERS), layout="request")
+    assert not (tmp_path / "schema.json").exists()
+
+
+def test_a_row_that_is_wrong_is_named_and_nothing_is_written(tmp_path) -> None:
+    broken = User(1, [1, 2], [1], [])
+    out = put(tmp_path, [USERS[0], broken])
+    with pytest.raises(ValueError, match=r"part\.parquet row 1: item has 2 entries, category 1"):
+        describe_parquet(out=out)
+    assert not (tmp_path / "schema.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_a_split_that_is_missing_is_named(tmp_path, missing) -> None:
+    out = put(tmp_path, USERS)
+    (tmp_path / missing / "part.parquet").unlink()
+    with pytest.raises(ValueError, match=rf"{missing}: no \.parquet file is there"):
+        describe_parquet(out=out)
+
+
+def test_a_described_folder_is_left_alone(tmp_path) -> None:
+    out = put(tmp_path, USERS)
+    describe_parquet(out=out)
+    with pytest.raises(ValueError, match=r"has a schema\.json; remove it"):
+        describe_parquet(out=out)
+
+
+def test_training_without_targets_is_refused(tmp_path) -> None:
+    pq.write_table(table([]), (tmp_path / "none.parquet"))
+    out = put(tmp_path, [User(1, [1], [1], [])])
+    with pytest.raises(ValueError, match=r"train/ has no targets"):
+        describe_parquet(out=out)
