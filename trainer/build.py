@@ -10,7 +10,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from modules.ranker import Ranker
-from pipelines.loader import BatchStream, DataConfig, Split, count_collisions, make_dataset
+from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
+from pipelines.lockstep import BatchStream
 from pipelines.schema import DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext

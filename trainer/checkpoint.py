@@ -26,7 +26,7 @@ from trainer.sharding import set_optimizer_step
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _PREFIX = "step-"
 _ASIDE = ".incomplete"
 
@@ -123,7 +123,7 @@ class Checkpoints:
         Args:
             model: sharded model.
             optimizers: whose state is saved.
-            place: where this rank's data goes on.
+            place: where the data of all ranks goes on.
             manifest: what to say of it; `files` is filled in here.
 
         Returns:
@@ -137,9 +137,9 @@ class Checkpoints:
         self.context.wait()
         average_running_statistics(model)
         save(_state(model, optimizers), storage_writer=FileSystemWriter(str(aside)))
-        _write_json(aside / f"loader-{self.context.rank:05d}.json", place)
         self.context.wait()
         if self.context.is_main:
+            _write_json(aside / "loader.json", place)
             files = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
             _write_json(aside / "manifest.json", {**vars(manifest), "files": files})
             shutil.rmtree(final, ignore_errors=True)
@@ -181,20 +181,8 @@ class Checkpoints:
         return manifest
 
     def place(self, path: Path) -> dict[str, Any]:
-        """Where this rank's data goes on.
-
-        Raises:
-            ValueError: the checkpoint was written by another number of ranks.
-        """
-        manifest = read_manifest(path)
-        if manifest.world != self.context.world:
-            raise ValueError(
-                f"{path} was written by {manifest.world} ranks, this run has {self.context.world}; "
-                f"resume with {manifest.world}, or start a new run"
-            )
-        place: dict[str, Any] = json.loads(
-            (path / f"loader-{self.context.rank:05d}.json").read_text()
-        )
+        """Where the data of all ranks goes on."""
+        place: dict[str, Any] = json.loads((path / "loader.json").read_text())
         return place
 
     def _prune(self) -> None:
