@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import statistics
 import time
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader
 from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
 from pipelines.stream import Read, RequestDataset, Start
+
+logger = logging.getLogger(__name__)
 
 _REMEMBERED_PLACES = 16
 
@@ -64,7 +67,7 @@ class BatchStream(Iterator[Batch]):
         self._ahead: _Vote | None = None
         self._places, self._next_reader = list(self._start.places), 0
         self._standings: OrderedDict[int, _Standing] = OrderedDict()
-        self._imbalances: list[float] = []
+        self._imbalance, self._counted = 0.0, 0
         self.epoch = 0
         self.batches = 0
         """Batches given out, over all epochs and resumed runs."""
@@ -106,7 +109,8 @@ class BatchStream(Iterator[Batch]):
         batch.total_weight.fill_(result.weight)
         self.batches += 1
         self.samples += result.weight
-        self._imbalances.append(result.imbalance)
+        self._imbalance += result.imbalance
+        self._counted += 1
         self._remember(_Standing(self.epoch, self.samples, vote.places, vote.next_reader))
         return batch
 
@@ -117,8 +121,9 @@ class BatchStream(Iterator[Batch]):
 
     def take_imbalance(self) -> float:
         """Behaviours of the fullest rank over the mean of all, mean of the batches since asked."""
-        imbalances, self._imbalances = self._imbalances, []
-        return statistics.fmean(imbalances or [1.0])
+        mean = self._imbalance / self._counted if self._counted else 1.0
+        self._imbalance, self._counted = 0.0, 0
+        return mean
 
     def place_after(self, batches: int) -> dict[str, Any]:
         """Where all ranks go on after so many batches; a collective.
@@ -167,6 +172,11 @@ class BatchStream(Iterator[Batch]):
         places, first = [Place()] * self._readers, 0
         if len(before) != world * self._readers:
             cuts.append(before)
+            logger.info(
+                "%d readers have begun the epoch, %d go on: what is left is cut anew",
+                len(before),
+                world * self._readers,
+            )
         else:
             places = before[rank * self._readers : (rank + 1) * self._readers]
             first = ranks[rank]["next_reader"] if len(ranks) == world else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from pipelines.schema import DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers, make_optimizers
-from trainer.sharding import initialise_tables, make_plan, shard
+from trainer.sharding import initialise_tables, make_plan, plan_rows, shard
 from trainer.task import TrainTask
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,28 @@ def build(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> Sh
     model = shard(task, context, plan, fused_params=fused_params)
     initialise_tables(model, seed=config.seed, std=config.model.init.std)
     return ShardedRun(model, make_optimizers(model, config.optim), plan)
+
+
+def describe_sizes(run: ShardedRun, schema: DatasetSchema, context: RunContext) -> str:
+    """How much there is to train, in a line."""
+    train = schema.splits["train"]
+    size = sum(int(row["bytes"]) for row in plan_rows(run.plan))
+    return (
+        f"{train.targets:,} targets in {train.requests:,} requests, tables of {size:,} bytes "
+        f"on {context.world} ranks ({context.device.type})"
+    )
+
+
+def expected_steps(config: TrainConfig, schema: DatasetSchema, world: int) -> int | None:
+    """Steps a run will have; an estimate where requests differ in targets or behaviours."""
+    train, data = schema.splits["train"], config.data
+    targets = max(1.0, train.targets / max(1, train.requests))
+    batch = max(1, int(data.batch_size / targets))
+    if data.behaviours_per_batch:
+        behaviours = mean_ids(data, schema)["history_item"]
+        batch = min(batch, max(1, int(data.behaviours_per_batch / behaviours)))
+    steps = config.loop.epochs * math.ceil(train.requests / world / batch)
+    return min(steps, config.loop.steps) if config.loop.steps else steps
 
 
 def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:
