@@ -16,6 +16,7 @@ from trainer.checkpoint_writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
 from trainer.manifest import MANIFEST_FILE, FileDigest, Manifest, parse_manifest
 from trainer.optim import Optimizers
+from trainer.row_state import read_row_state, take_out_row_states
 from trainer.sharding import set_optimizer_step
 from trainer.snapshot import (
     copy_snapshot,
@@ -196,12 +197,15 @@ class Checkpoints:
         self._check(name, manifest.files)
         optimizers.dense.init_state()
         reader = TensorReader(path)
-        entries = reader.read_metadata().state_dict_metadata  # Else DCP tries another file too.
+        metadata = reader.read_metadata()  # Where DCP itself fails to, it tries another file.
         snapshot = without_absent_generators(
-            take_snapshot(model, optimizers, self.context), set(entries)
+            take_snapshot(model, optimizers, self.context), set(metadata.state_dict_metadata)
         )
+        row_states = take_out_row_states(snapshot, metadata)
         try:
             load(snapshot, storage_reader=reader, process_group=self.context.control)
+            for state in row_states:
+                read_row_state(state, metadata, path)
         except CheckpointException as failed:
             raise ValueError(
                 f"{path} does not fit this config's model or is damaged: {reason_of(failed)}"
