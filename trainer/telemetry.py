@@ -75,7 +75,7 @@ def configure_logging(rank: int) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # What these libraries deprecate or would like configured is for this project, not for its user.
-    warnings.filterwarnings("ignore", module=r"(torch|torchrec|torchdata|fbgemm_gpu|trainer)\b")
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|trainer)\b")
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("trainer", "modules", "pipelines"):

@@ -23,12 +23,17 @@ class _DigestingStream:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self._bytes = 0
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write bytes, or anything with a buffer."""
         self._sha256.update(data)
         self._bytes += memoryview(data).nbytes
-        written: int = self._stream.write(data)
+        try:
+            written: int = self._stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
         return written
 
     def digest(self) -> FileDigest:
@@ -53,7 +58,11 @@ class _DigestingFiles(FileSystem):
                 yield stream
                 return
             digesting = _DigestingStream(stream)
-            yield digesting
+            try:
+                yield digesting
+            except RuntimeError as error:
+                # Torch's zip writer (2.13) puts an error of its own over the disk's.
+                raise (digesting.failure or error) from error
             self.written[_name(path)] = digesting.digest()
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:

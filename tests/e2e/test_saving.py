@@ -2,8 +2,12 @@
 
 import errno
 import json
+import os
+import pickle
+import resource
 import shutil
 import time
+from hashlib import sha256
 from unittest import mock
 
 import fsspec
@@ -47,6 +51,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_a_line(data, tmp_path, 
     straight = dare_without_report("train", *options, "--name=straight").result
     assert resumed["auc"] == straight["auc"]
     assert rows_of(tmp_path / "run", "train/loss") == rows_of(tmp_path / "straight", "train/loss")
+
+
+def test_what_the_system_says_of_a_failed_write_is_told(data, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        outcome = dare_without_report("train", *data, f"--out_dir={tmp_path}", "--loop.steps=1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.code == 2
+    assert "could not be written: [Errno 27] File too large; there is no other yet" in outcome.err
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_a_disk_that_is_full_at_the_last_save_is_told(data, tmp_path):
@@ -119,6 +135,29 @@ def test_a_run_saves_resumes_and_is_scored_far_away(data, tmp_path, far_away):
         "plan.json",
         "telemetry.json",
     ]
+
+
+class _Command:
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        return os.system, (self.text,)
+
+
+def test_metadata_from_far_away_runs_no_code(data, tmp_path, far_away):
+    options = [*data, f"--out_dir={tmp_path}", f"--checkpoint.folder={far_away}", "--loop.steps=1"]
+    assert dare_without_report("train", *options).code == 0
+    memory, folder = fsspec.filesystem("memory"), "/bucket/run/step-00000001"
+    content = pickle.dumps(_Command(f"touch {tmp_path / 'ran'}"))
+    memory.pipe_file(f"{folder}/.metadata", content)
+    manifest = json.loads(memory.cat_file(f"{folder}/manifest.json"))
+    manifest["files"][".metadata"] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    memory.pipe_file(f"{folder}/manifest.json", json.dumps(manifest).encode())
+    outcome = dare("evaluate", *options)
+    assert outcome.code == 2
+    assert "checkpoint metadata names posix.system, which is no part of it" in outcome.err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_new_run_does_not_take_over_checkpoints_far_away(data, tmp_path, far_away):
