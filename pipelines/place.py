@@ -115,6 +115,8 @@ _Cut = TypeVar("_Cut", Leftover, RowRange)
 
 def _within(whole: _Cut, start: int, stop: int) -> _Cut:
     """Entries `start` to `stop` of a leftover or a row range."""
+    if (start, stop) == (0, whole.stop - whole.start):
+        return whole
     return replace(whole, start=whole.start + start, stop=whole.start + stop)
 
 

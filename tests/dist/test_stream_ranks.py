@@ -75,6 +75,10 @@ def check_stream(folder: str, world: int, rank: int) -> None:
         every = [request for part in seen for request in part]
         assert sorted_requests(every) == sorted_requests(expected_requests(users, 5))
     assert stream.samples == sum(totals[0])
+    work = zip(*gather([batch.num_behaviours for batch in batches], world), strict=True)
+    expected = [max(step) * world / sum(step) if any(step) else 1.0 for step in work]
+    assert stream.take_imbalance() == pytest.approx(sum(expected) / len(expected))
+    assert stream.take_imbalance() == 1.0, "nothing was handed out since"
 
     whole = [flat_batch(batch) for batch in batches]
     for given in range(1, len(whole) + 1):
