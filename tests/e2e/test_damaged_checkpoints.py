@@ -8,6 +8,7 @@ import shutil
 from hashlib import sha256
 
 import pytest
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from tests.commands import dare, dare_without_report
 
@@ -96,6 +97,13 @@ def test_metadata_runs_no_code(checkpoint, tmp_path):
     _replace(checkpoint, ".metadata", pickle.dumps(_Command(f"touch {marker}")))
     assert "system" in _refused(checkpoint)
     assert not marker.exists()
+
+
+def test_bytes_that_would_be_unpickled_are_refused(checkpoint):
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    metadata.state_dict_metadata["optimizer.step"] = BytesStorageMetadata()
+    _replace(checkpoint, ".metadata", pickle.dumps(metadata))
+    assert "entry optimizer.step holds bytes; a checkpoint holds tensors" in _refused(checkpoint)
 
 
 def test_tensors_run_no_code(checkpoint, tmp_path):
