@@ -105,6 +105,10 @@ class Requests:
         """Targets of each chosen request."""
         return self.target_offset[chosen + 1] - self.target_offset[chosen]
 
+    def behaviours_of(self, chosen: np.ndarray) -> np.ndarray:
+        """Behaviours in the history of each chosen request."""
+        return self.end[chosen] - self.start[chosen]
+
 
 def collate(parts: list[tuple[Requests, np.ndarray]]) -> Batch:
     """Cut a batch.

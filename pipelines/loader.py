@@ -1,27 +1,17 @@
-"""Batches for one rank: the loader, the vote that keeps ranks in step, the place to resume from."""
+"""Where the data is and how it becomes batches: the config, a rank's share, hash collisions."""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torchdata.stateful_dataloader import StatefulDataLoader
 
-from pipelines.batch import Batch, padding_batch
 from pipelines.parquet import IdMode, IdRules, hash_ids, list_row_groups, read_requests
 from pipelines.schema import DatasetSchema, Layout
 from pipelines.stream import RequestDataset, StreamConfig
 
 Split = Literal["train", "val", "test"]
-_REMEMBERED_PLACES = 16
 _COLLISION_SAMPLE = 4_000_000
 
 
@@ -43,6 +33,9 @@ class DataConfig:
     """Behaviours a history has at most, the newest."""
     batch_size: int = 2048
     """Targets a step and rank at most; a request's targets stay together."""
+    behaviours_per_batch: int = 0
+    """Behaviours a step and rank at most, so that ranks with long and with short histories work
+    equally long; a batch ends at this or at `batch_size`. 0 for any number."""
     shuffle_requests: int = 131072
     """Requests that are shuffled together, drawn from several row groups; memory grows with it."""
     shuffle_behaviours: int = 1 << 27
@@ -61,6 +54,7 @@ class DataConfig:
         for name, least in (
             ("history_length", 1),
             ("batch_size", 1),
+            ("behaviours_per_batch", 0),
             ("shuffle_requests", 0),
             ("shuffle_behaviours", 1),
             ("item_rows", 0),
@@ -114,149 +108,9 @@ def make_dataset(
         shuffle_behaviours=config.shuffle_behaviours,
         seed=seed,
         ids=IdRules(config.rows(schema), config.ids),
+        behaviours_per_batch=config.behaviours_per_batch,
     )
     return RequestDataset(groups, stream, rank=rank, world=world)
-
-
-class BatchStream(Iterator[Batch]):
-    """Batches of one or more epochs, equally many on every rank.
-
-    Before each batch the ranks vote over `group`: as long as one of them has data, all go on, and
-    those without get a weightless padding batch. The vote also carries the weights, so that each
-    batch knows the sum over all ranks before the forward pass.
-
-    Args:
-        dataset: this rank's share.
-        workers: processes that read ahead.
-        epochs: passes over the data.
-        group: a gloo group of all ranks, None for one rank.
-        pin_memory: copy batches to page-locked memory.
-    """
-
-    def __init__(
-        self,
-        dataset: RequestDataset,
-        *,
-        workers: int,
-        epochs: int,
-        group: dist.ProcessGroup | None,
-        pin_memory: bool,
-    ) -> None:
-        self._loader: StatefulDataLoader[Batch] = StatefulDataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            multiprocessing_context=_forkserver() if workers else None,
-        )
-        self._group, self._epochs = group, epochs
-        self._order = {**dataset.order(), "data.workers": workers}
-        self._iterator: Iterator[Batch] | None = None
-        self._read_out = False
-        """This rank's share of the epoch is over; it may have to wait for other ranks."""
-        self._places: OrderedDict[int, dict[str, Any]] = OrderedDict()
-        self.epoch = 0
-        self.batches = 0
-        """Batches given out, over all epochs and resumed runs."""
-        self.samples = 0.0
-        """Weight of their targets, over all ranks."""
-        self.waited_s = 0.0
-        """Seconds spent waiting for data and votes."""
-
-    def __next__(self) -> Batch:
-        started = time.perf_counter()
-        try:
-            while True:
-                batch = self._read()
-                readers, weight = self._vote(batch)
-                if readers:
-                    batch = padding_batch() if batch is None else batch
-                    batch.total_weight.fill_(weight)
-                    self.samples += weight
-                    self._remember()
-                    return batch
-                self.epoch += 1
-                if self.epoch >= self._epochs:
-                    raise StopIteration
-                self._iterator, self._read_out = None, False
-        finally:
-            self.waited_s += time.perf_counter() - started
-
-    def _read(self) -> Batch | None:
-        if self._read_out:
-            return None
-        if self._iterator is None:
-            self._iterator = iter(self._loader)
-        try:
-            batch = next(self._iterator, None)
-        except (ValueError, OSError) as error:
-            raise _without_traceback(error) from error
-        self._read_out = batch is None
-        return batch
-
-    def _vote(self, batch: Batch | None) -> tuple[int, float]:
-        mine = (0.0, 0.0) if batch is None else (1.0, float(batch.total_weight))
-        if self._group is None:
-            return int(mine[0]), mine[1]
-        votes = torch.tensor(mine, dtype=torch.float64)
-        dist.all_reduce(votes, group=self._group)
-        return int(votes[0]), float(votes[1])
-
-    def _remember(self) -> None:
-        self.batches += 1
-        self._places[self.batches] = {
-            "epoch": self.epoch,
-            "batches": self.batches,
-            "samples": self.samples,
-            "order": self._order,
-            "read_out": self._read_out,
-            "loader": self._loader.state_dict(),
-        }
-        if len(self._places) > _REMEMBERED_PLACES:
-            self._places.popitem(last=False)
-
-    def place_after(self, batches: int) -> dict[str, Any]:
-        """Where this rank goes on after so many batches; pipelines read a few ahead of training.
-
-        Raises:
-            KeyError: the batch was given out too long ago.
-        """
-        return self._places[batches]
-
-    def restore(self, place: dict[str, Any]) -> None:
-        """Go on from a place of `place_after`, in a stream that has not started.
-
-        Raises:
-            ValueError: something that decides the order of the requests is not as it was.
-        """
-        for name, value in self._order.items():
-            before = place["order"].get(name)
-            if before != value:
-                raise ValueError(
-                    f"{name} is {value}, the checkpoint was written with {before}; "
-                    "resume with that, or start a new run"
-                )
-        self.epoch, self.batches = place["epoch"], place["batches"]
-        self.samples, self._read_out = place["samples"], place["read_out"]
-        self._loader.load_state_dict(place["loader"])
-        self._places[self.batches] = place
-
-
-def _without_traceback(error: ValueError | OSError) -> ValueError | OSError:
-    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
-    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
-    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
-
-
-def _forkserver() -> BaseContext:
-    """Workers by fork from a small server, not from a process with GPU threads.
-
-    The server imports the reader once; otherwise each worker would spend seconds on it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.stream"])
-    return context
 
 
 def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:

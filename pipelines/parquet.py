@@ -1,4 +1,4 @@
-"""Row groups: which rank and worker reads which rows, and rows to requests in memory."""
+"""Row groups: which rows there are, and rows to requests in memory."""
 
 from __future__ import annotations
 
@@ -74,32 +74,10 @@ def list_row_groups(pattern: str, layout: Layout) -> list[RowRange]:
     return groups
 
 
-def share_of(
-    groups: list[RowRange], *, shard: int, num_shards: int, seed: int | None
-) -> list[RowRange]:
-    """The rows one reader takes: an equal share of the rows, row groups in shuffled order.
-
-    Args:
-        groups: all row groups of a split; the same list on every reader.
-        shard: number of this reader, counted over ranks and their workers.
-        num_shards: readers in all.
-        seed: shuffles files and row groups alike; None keeps their order.
-
-    Returns:
-        Ranges that over all shards cover every row exactly once.
-    """
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(len(groups))
-        groups = [groups[index] for index in order]
-    total = sum(group.stop for group in groups)
-    first, last = total * shard // num_shards, total * (shard + 1) // num_shards
-    share, before = [], 0
-    for group in groups:
-        start, stop = max(first - before, 0), min(last - before, group.stop)
-        if start < stop:
-            share.append(RowRange(group.path, group.row_group, group.first_row, start, stop))
-        before += group.stop
-    return share
+def shuffled(groups: list[RowRange], seed: int) -> list[RowRange]:
+    """The row groups of all files in the order of an epoch, files and row groups shuffled alike."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [groups[index] for index in order]
 
 
 def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: IdRules) -> Requests:

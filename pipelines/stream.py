@@ -1,20 +1,21 @@
 """A split as a stream of batches that can stop and go on at any batch.
 
 Requests are shuffled within a window of several row groups. The order is a function of seed,
-epoch and reader alone, so the place in it is four numbers and resuming reads one window again.
+epoch and reader alone, so the place in it is five numbers and resuming reads one window again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipelines.batch import Batch, Requests, collate
-from pipelines.parquet import IdRules, RowRange, read_requests, share_of
+from pipelines.parquet import IdRules, RowRange, read_requests, shuffled
+from pipelines.place import Place, Share, share_after, window_key
 from pipelines.schema import Layout
 
 
@@ -25,29 +26,40 @@ class StreamConfig:
     layout: Layout
     history_length: int
     batch_size: int
+    """Targets of a batch at most."""
     shuffle_requests: int
     """Requests of a shuffle window; 0 keeps the order of the files."""
     shuffle_behaviours: int
     """Behaviours at which a shuffle window ends, whatever its requests."""
     seed: int
     ids: IdRules
+    behaviours_per_batch: int = 0
+    """Behaviours of a batch at most; 0 for any number."""
 
 
-@dataclass
-class _Window:
-    """Requests that are shuffled together."""
+class Read(NamedTuple):
+    """A batch, and where its reader stands after it."""
 
-    number: int
-    first_range: int
-    next_range: int
-    tables: list[Requests]
-    table_of: np.ndarray
-    place_in: np.ndarray
-    targets: np.ndarray
-    """Targets of each request, in the shuffled order, summed up: [R + 1]."""
+    batch: Batch
+    worker: int
+    """Number of the reader within its rank."""
+    place: Place
 
 
-class RequestDataset(IterableDataset[Batch]):
+@dataclass(frozen=True)
+class Start:
+    """Where the readers of a rank begin their first pass; the next passes are whole epochs."""
+
+    epoch: int = 0
+    cuts: Sequence[Sequence[Place]] = ()
+    """Of each number of readers that were at the epoch before, where all of them stood."""
+    places: Sequence[Place] = ()
+    """Of this rank's readers; empty where they start at the beginning of their shares."""
+    first_worker: int = 0
+    """Which of them is asked first."""
+
+
+class RequestDataset(IterableDataset[Read]):
     """One rank's share of a split, cut among its loader's workers.
 
     Each pass over the dataset is an epoch; the next pass is the next epoch.
@@ -64,12 +76,10 @@ class RequestDataset(IterableDataset[Batch]):
     ) -> None:
         self.groups, self.config = groups, config
         self.rank, self.world = rank, world
-        self.epoch = 0
-        self._place = (0, 0, 0)
-        self._ended = self._loaded = False
+        self._start = Start()
 
-    def order(self) -> dict[str, Any]:
-        """What must not change between a state and the reader that goes on from it."""
+    def order(self) -> dict[str, int | str]:
+        """What must not change between a place and the readers that go on from it."""
         return {
             "seed": self.config.seed,
             "data.shuffle_requests": self.config.shuffle_requests,
@@ -77,114 +87,154 @@ class RequestDataset(IterableDataset[Batch]):
             "data.layout": self.config.layout,
             "number of row groups": len(self.groups),
             "number of rows": sum(group.stop for group in self.groups),
-            "number of ranks": self.world,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch starts: epoch, window, its first row range, offset in it."""
-        return {"epoch": self.epoch, "place": list(self._place), "ended": self._ended}
+    def start_at(self, start: Start) -> None:
+        """Let the next pass begin there."""
+        self._start = start
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next pass go on where `state_dict` was taken; at an epoch's end it is empty."""
-        self.epoch, self._ended = state["epoch"], state["ended"]
-        window, first_range, offset = state["place"]
-        self._place = (window, first_range, offset)
-        self._loaded = True
+    def __iter__(self) -> Iterator[Read]:
+        start, self._start = self._start, Start(epoch=self._start.epoch + 1)
+        info = get_worker_info()
+        workers, number = (info.num_workers, info.id) if info else (1, 0)
+        worker = (number + start.first_worker) % workers
+        ranges = self.groups
+        if self.config.shuffle_requests > 0:
+            ranges = shuffled(ranges, _mix(self.config.seed, start.epoch))
+        share = share_after(
+            ranges,
+            start.cuts,
+            reader=self.rank * workers + worker,
+            readers=self.world * workers,
+        )
+        place = start.places[worker] if start.places else Place()
+        reader = _Reader(self.config, share, start.epoch)
+        return (Read(batch, worker, after) for batch, after in reader.batches(place))
 
-    def __iter__(self) -> Iterator[Batch]:
-        # A worker that has ended is asked again when its rank resumes in the same epoch: only a
-        # pass that follows a pass, not one that follows a state, may begin the next epoch.
-        if self._ended and not self._loaded:
-            self.epoch += 1
-            self._place, self._ended = (0, 0, 0), False
-        self._loaded = False
-        return iter(()) if self._ended else self._batches()
 
-    def _batches(self) -> Iterator[Batch]:
-        ranges = self._ranges()
-        number, first_range, offset = self._place
-        parts: list[tuple[Requests, np.ndarray]] = []
-        room = self.config.batch_size
-        while first_range < len(ranges):
-            window = self._window(ranges, number, first_range)
-            while offset < len(window.place_in):
-                stop = _cut(window.targets, offset, room, allow_none=bool(parts))
-                if stop > offset:
-                    parts += _choose(window, offset, stop)
-                    room -= int(window.targets[stop] - window.targets[offset])
-                    offset = stop
-                if offset < len(window.place_in):
-                    self._place = (number, first_range, offset)
-                    yield collate(parts)
-                    parts, room = [], self.config.batch_size
-            number, first_range, offset = number + 1, window.next_range, 0
-        if parts:
-            self._place = (number, first_range, 0)
-            yield collate(parts)
-        self._ended = True
+@dataclass(frozen=True)
+class _Window:
+    """Requests that are shuffled together, in their order."""
 
-    def _ranges(self) -> list[RowRange]:
-        worker = get_worker_info()
-        workers, me = (worker.num_workers, worker.id) if worker else (1, 0)
-        shuffle = self.config.shuffle_requests > 0
-        return share_of(
-            self.groups,
-            shard=self.rank * workers + me,
-            num_shards=self.world * workers,
-            seed=_mix(self.config.seed, self.epoch) if shuffle else None,
+    tables: list[Requests]
+    table_of: np.ndarray
+    place_in: np.ndarray
+    targets: np.ndarray
+    """Targets of each request, summed up: [R + 1]."""
+    behaviours: np.ndarray
+    """Behaviours of each request, summed up: [R + 1]."""
+
+    def __len__(self) -> int:
+        return len(self.place_in)
+
+    def choose(self, start: int, stop: int) -> list[tuple[Requests, np.ndarray]]:
+        """Some requests, as `collate` takes them."""
+        table_of, place_in = self.table_of[start:stop], self.place_in[start:stop]
+        return [(self.tables[which], place_in[table_of == which]) for which in np.unique(table_of)]
+
+
+@dataclass
+class _Filling:
+    """The batch that is being cut; it may take requests of several windows."""
+
+    targets_left: int
+    behaviours_left: int
+    parts: list[tuple[Requests, np.ndarray]] = field(default_factory=list)
+
+    def take(self, window: _Window, start: int) -> int:
+        """Take requests from `start` on as long as there is room, at least one if empty.
+
+        Returns:
+            The first request that was not taken.
+        """
+        stop = min(
+            int(np.searchsorted(total, total[start] + left, side="right")) - 1
+            for total, left in (
+                (window.targets, self.targets_left),
+                (window.behaviours, self.behaviours_left),
+            )
+        )
+        stop = max(stop, start if self.parts else start + 1)
+        if stop > start:
+            self.parts += window.choose(start, stop)
+            self.targets_left -= int(window.targets[stop] - window.targets[start])
+            self.behaviours_left -= int(window.behaviours[stop] - window.behaviours[start])
+        return stop
+
+
+class _Reader:
+    """Reads a share window by window."""
+
+    def __init__(self, config: StreamConfig, share: Share, epoch: int) -> None:
+        self.config, self.share, self.epoch = config, share, epoch
+
+    def batches(self, place: Place) -> Iterator[tuple[Batch, Place]]:
+        """The batches from a place on, each with the place after it."""
+        filling = self._empty()
+        while (found := self._window(place)) is not None:
+            window, place = found
+            done = place.done
+            while done < len(window):
+                done = filling.take(window, done)
+                if done < len(window):
+                    yield collate(filling.parts), place._replace(done=done)
+                    filling = self._empty()
+            place = Place(place.window + 1, place.next_range, place.next_range)
+        if filling.parts:
+            yield collate(filling.parts), place
+
+    def _empty(self) -> _Filling:
+        anything = np.iinfo(np.int64).max // 2
+        return _Filling(self.config.batch_size, self.config.behaviours_per_batch or anything)
+
+    def _window(self, place: Place) -> tuple[_Window, Place] | None:
+        """The window of a place, and the place with its end filled in; None at the end."""
+        if place.window < len(self.share.leftovers):
+            leftover = self.share.leftovers[place.window]
+            tables = [self._read(rows) for rows in leftover.ranges]
+            window = self._shuffle(tables, leftover.key, leftover.start, leftover.stop)
+            return window, place._replace(requests=len(window))
+        ranges, first, following = self.share.ranges, place.first_range, place.first_range
+        if first >= len(ranges):
+            return None
+        tables = []
+        while following < len(ranges):
+            tables.append(self._read(ranges[following]))
+            following += 1
+            behaviours = sum(len(table.history_item) for table in tables)
+            enough = behaviours >= self.config.shuffle_behaviours
+            if enough or sum(map(len, tables)) >= self.config.shuffle_requests:
+                break
+        window = self._shuffle(tables, window_key(place.window, first, ranges[first:following]))
+        return window, place._replace(next_range=following, requests=len(window))
+
+    def _read(self, rows: RowRange) -> Requests:
+        return read_requests(
+            rows,
+            layout=self.config.layout,
+            history_length=self.config.history_length,
+            ids=self.config.ids,
         )
 
-    def _window(self, ranges: list[RowRange], number: int, first_range: int) -> _Window:
-        """Read row ranges until the window is full, of requests or of behaviours; shuffle them."""
-        config = self.config
-        tables: list[Requests] = []
-        next_range = first_range
-        while next_range < len(ranges):
-            tables.append(
-                read_requests(
-                    ranges[next_range],
-                    layout=config.layout,
-                    history_length=config.history_length,
-                    ids=config.ids,
-                )
-            )
-            next_range += 1
-            behaviours = sum(len(table.history_item) for table in tables)
-            enough = behaviours >= config.shuffle_behaviours
-            if enough or sum(map(len, tables)) >= config.shuffle_requests:
-                break
+    def _shuffle(
+        self, tables: list[Requests], key: tuple[int, ...], start: int = 0, stop: int | None = None
+    ) -> _Window:
+        """Put requests in their window's order, and keep those from `start` to `stop` of it."""
         table_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         place_in = np.concatenate([np.arange(len(table)) for table in tables])
-        if config.shuffle_requests > 0:
-            seed = _mix(config.seed, self.epoch, number, first_range, ranges[first_range].start)
+        if self.config.shuffle_requests > 0:
+            seed = _mix(self.config.seed, self.epoch, *key)
             order = np.random.default_rng(seed).permutation(len(place_in))
             table_of, place_in = table_of[order], place_in[order]
-        count = np.zeros(len(place_in), np.int64)
+        table_of, place_in = table_of[start:stop], place_in[start:stop]
+        targets, behaviours = np.zeros((2, len(place_in) + 1), np.int64)
         for which, table in enumerate(tables):
-            mine = table_of == which
-            count[mine] = table.targets_of(place_in[mine])
-        return _Window(
-            number,
-            first_range,
-            next_range,
-            tables,
-            table_of,
-            place_in,
-            np.concatenate([[0], np.cumsum(count)]),
-        )
+            mine = np.flatnonzero(table_of == which)
+            targets[mine + 1] = table.targets_of(place_in[mine])
+            behaviours[mine + 1] = table.behaviours_of(place_in[mine])
+        return _Window(tables, table_of, place_in, np.cumsum(targets), np.cumsum(behaviours))
 
 
 def _mix(*numbers: int) -> int:
     """One seed of several numbers, the same on every machine."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _cut(targets: np.ndarray, offset: int, room: int, *, allow_none: bool) -> int:
-    """Where a batch with room for so many targets ends; at least one request if it is empty."""
-    stop = int(np.searchsorted(targets, targets[offset] + room, side="right")) - 1
-    return stop if allow_none else max(stop, offset + 1)
-
-
-def _choose(window: _Window, start: int, stop: int) -> list[tuple[Requests, np.ndarray]]:
-    table_of, place_in = window.table_of[start:stop], window.place_in[start:stop]
-    return [(window.tables[which], place_in[table_of == which]) for which in np.unique(table_of)]

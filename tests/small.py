@@ -97,7 +97,8 @@ def read(log: list[User], layout: Layout, folder: Path) -> Batch:
     config = DataConfig(
         layout=layout, train=str(path), history_length=HISTORY_LENGTH, shuffle_requests=0
     )
-    batches = list(make_dataset(config, "train", schema(layout), seed=1, rank=0, world=1))
+    dataset = make_dataset(config, "train", schema(layout), seed=1, rank=0, world=1)
+    batches = [read.batch for read in dataset]
     assert len(batches) == 1
     return batches[0]
 

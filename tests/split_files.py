@@ -14,7 +14,7 @@ import torch
 from pipelines.batch import Batch
 from pipelines.parquet import IdRules
 from pipelines.schema import LAYOUTS, Layout
-from pipelines.stream import StreamConfig
+from pipelines.stream import Read, StreamConfig
 
 ROWS = {"item": 100_000, "category": 50}
 Seen = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[float, ...]]
@@ -88,6 +88,11 @@ def write_users(
     return str(path)
 
 
+def batches_of(reads: Iterable[Read]) -> list[Batch]:
+    """One pass over a dataset, without the places."""
+    return [read.batch for read in reads]
+
+
 def expected_requests(users: Iterable[User], history_length: int) -> list[Seen]:
     """Every request of some users, in their order."""
     return [
@@ -151,6 +156,7 @@ def stream_config(
     shuffle_behaviours: int = 1 << 27,
     seed: int = 1,
     rows: dict[str, int] | None = None,
+    behaviours_per_batch: int = 0,
 ) -> StreamConfig:
     return StreamConfig(
         layout=layout,
@@ -160,6 +166,7 @@ def stream_config(
         shuffle_behaviours=shuffle_behaviours,
         seed=seed,
         ids=IdRules(rows or ROWS, "check"),
+        behaviours_per_batch=behaviours_per_batch,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.ranker import Ranker
-from pipelines.loader import BatchStream, DataConfig, Split, count_collisions, make_dataset
+from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
+from pipelines.lockstep import BatchStream
 from pipelines.schema import DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
@@ -133,6 +135,28 @@ def make_workload(
         pooling=pooling,
         batch_size=max(1, int(config.data.batch_size / targets_a_request)),
     )
+
+
+def describe_sizes(run: ShardedRun, schema: DatasetSchema, context: RunContext) -> str:
+    """How much there is to train, in a line."""
+    train = schema.splits["train"]
+    size = sum(int(row["bytes"]) for row in run.placement.rows)
+    return (
+        f"{train.targets:,} targets in {train.requests:,} requests, tables of {size:,} bytes "
+        f"on {context.world} ranks ({context.device.type})"
+    )
+
+
+def expected_steps(config: TrainConfig, schema: DatasetSchema, world: int) -> int | None:
+    """Steps a run will have; an estimate where requests differ in targets or behaviours."""
+    train, data = schema.splits["train"], config.data
+    targets = max(1.0, train.targets / max(1, train.requests))
+    batch = max(1, int(data.batch_size / targets))
+    if data.behaviours_per_batch:
+        behaviours = mean_ids(data, schema)["history_item"]
+        batch = min(batch, max(1, int(data.behaviours_per_batch / behaviours)))
+    steps = config.loop.epochs * math.ceil(train.requests / world / batch)
+    return min(steps, config.loop.steps) if config.loop.steps else steps
 
 
 def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:

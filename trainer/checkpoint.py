@@ -1,46 +1,50 @@
-"""Checkpoints through DCP: written aside, renamed when complete, read without unpickling code."""
+"""The checkpoints of a run: written by all ranks, complete or not there, read without code."""
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
+from trainer.checkpoint_writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
+from trainer.manifest import MANIFEST_FILE, FileDigest, Manifest, parse_manifest
 from trainer.optim import Optimizers
-from trainer.saved_plan import Row
+from trainer.row_state import read_row_state, take_out_row_states
 from trainer.sharding import average_replicas, set_optimizer_step
+from trainer.snapshot import (
+    copy_snapshot,
+    set_generators,
+    take_snapshot,
+    without_absent_generators,
+)
+from trainer.store import Store
+from trainer.tensor_files import TensorReader
 
 logger = logging.getLogger(__name__)
-
-FORMAT = 1
-_PREFIX = "step-"
-_ASIDE = ".incomplete"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are written and which stay."""
+    """When checkpoints are written, where, and which stay."""
 
     every: int = 0
     """Steps between checkpoints; 0 for none by steps. Each evaluation is followed by one too, so
     that the best can be kept, and the end of training by one."""
     keep_last: int = 2
     """Newest checkpoints that stay; the best by validation AUC stays too."""
+    folder: str = ""
+    """A local folder, or a URL of a scheme that fsspec knows, such as s3://bucket/run; empty for
+    `<out_dir>/<name>/checkpoints`."""
+    asynchronous: bool = False
+    """Copy the state and write it while training goes on; takes a second time its memory. What
+    goes wrong ends the run at the next checkpoint, or at its end."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -49,249 +53,180 @@ class CheckpointConfig:
             raise ValueError(f"checkpoint.keep_last is {self.keep_last}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a complete checkpoint says of itself; its presence makes it complete."""
-
-    step: int
-    samples: int
-    """Targets trained, over all ranks."""
-    world: int
-    seconds: float
-    """Spent training, over all resumed runs."""
-    metrics: dict[str, float]
-    """Of the last evaluation before it."""
-    files: dict[str, int]
-    """Bytes by file name."""
-    format: int = FORMAT
-
-
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run; making it is a collective.
+
+    A context manager around training: leaving it waits for a save that is still being written.
 
     Args:
-        folder: `<out_dir>/<name>/checkpoints`.
+        folder: a local path or a URL.
         config: which stay.
         context: of this process.
-        plan: where the tables live, one row a shard; each checkpoint carries it.
+
+    Raises:
+        ValueError: the scheme of the URL is not known.
     """
 
-    def __init__(
-        self, folder: Path, config: CheckpointConfig, context: RunContext, *, plan: list[Row]
-    ) -> None:
-        self.folder, self.config, self.context, self.plan = folder, config, context, plan
+    def __init__(self, folder: str, config: CheckpointConfig, context: RunContext) -> None:
+        self.store, self.config, self.context = Store(folder), config, context
+        # What is written beside training needs a group of its own: its collectives come in between.
+        group = dist.new_group(backend="gloo") if config.asynchronous else context.control
+        self._writer = CheckpointWriter(self.store, context, group, then=self._prune)
 
-    def complete(self) -> list[tuple[Path, Manifest]]:
-        """Complete checkpoints, oldest first."""
-        return [
-            (path, read_manifest(path))
-            for path in sorted(self.folder.glob(_PREFIX + "*"))
-            if path.suffix != _ASIDE and (path / "manifest.json").exists()
-        ]
+    def __enter__(self) -> Checkpoints:
+        return self
 
-    def latest(self) -> tuple[Path, Manifest] | None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except RuntimeError as error:
+            if kind is None:
+                raise
+            logger.warning("%s", error)  # The error that ended training is told by who raised it.
+
+    def complete(self) -> list[tuple[str, Manifest]]:
+        """Names and manifests of complete checkpoints, oldest first."""
+        return [(name, self._manifest(name)) for name in self.store.complete()]
+
+    def latest(self) -> tuple[str, Manifest] | None:
         """The newest complete checkpoint."""
-        complete = self.complete()
-        return complete[-1] if complete else None
+        names = self.store.complete()
+        return (names[-1], self._manifest(names[-1])) if names else None
 
-    def best(self) -> tuple[Path, Manifest] | None:
+    def best(self) -> tuple[str, Manifest] | None:
         """The checkpoint with the highest validation AUC, the newest of equals."""
-        scored = [(p, m) for p, m in self.complete() if m.metrics.get("auc", -1.0) >= 0]
+        scored = [(n, m) for n, m in self.complete() if m.metrics.get("auc", -1.0) >= 0]
         return max(scored, key=lambda entry: (entry[1].metrics["auc"], entry[1].step), default=None)
 
-    def find(self, name: str) -> Path:
-        """A checkpoint by name.
+    def find(self, name: str) -> str:
+        """The name of a checkpoint.
 
         Args:
-            name: `best`, `last`, or the name of its folder.
+            name: `best`, `last`, or the name itself.
 
         Raises:
             ValueError: there is none.
         """
-        known = {path.name: path for path, _ in self.complete()}
+        known = {name: name for name in self.store.complete()}
         for alias, entry in (("best", self.best() or self.latest()), ("last", self.latest())):
             if entry is not None:
                 known[alias] = entry[0]
         if name not in known:
-            raise ValueError(f"--at is {name}; {self.folder} has {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"--at is {name}; {self.store.folder} has {', '.join(known) or 'none'}"
+            )
         return known[name]
+
+    def clear(self) -> None:
+        """Remove all checkpoints; a collective."""
+        self.context.on_main(self._remove_all)
+
+    def _remove_all(self) -> None:
+        for name in self.store.complete():
+            self.store.remove(name)
+        self.store.remove_incomplete()
 
     def save(
         self,
         model: DistributedModelParallel,
         optimizers: Optimizers,
-        place: dict[str, Any],
         manifest: Manifest,
-    ) -> Path:
-        """Write a checkpoint; a collective.
+        beside: Mapping[str, str],
+    ) -> None:
+        """Write a checkpoint, or begin to; a collective.
 
         Args:
             model: sharded model.
             optimizers: whose state is saved.
-            place: where this rank's data goes on.
             manifest: what to say of it; `files` is filled in here.
-
-        Returns:
-            The folder of the checkpoint.
-        """
-        final = self.folder / f"{_PREFIX}{manifest.step:08d}"
-        aside = final.with_name(final.name + _ASIDE)
-        if self.context.is_main:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        self.context.wait()
-        average_running_statistics(model)
-        average_replicas(model)
-        save(_state(model, optimizers), storage_writer=FileSystemWriter(str(aside)))
-        _write_json(aside / f"loader-{self.context.rank:05d}.json", place)
-        self.context.wait()
-        if self.context.is_main:
-            _write_json(aside / "plan.json", self.plan)
-            files = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
-            _write_json(aside / "manifest.json", {**vars(manifest), "files": files})
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-            self._prune()
-        self.context.wait()
-        logger.info("checkpoint %s", final)
-        return final
-
-    def restore(
-        self, path: Path, model: DistributedModelParallel, optimizers: Optimizers
-    ) -> Manifest:
-        """Read tables, dense weights and optimizer state; a collective.
+            beside: text files to write with it, by name; rank 0's count.
 
         Raises:
-            ValueError: a file is missing, cut off, or holds something else than tensors, or the
-                model's tensors have other names or shapes.
+            RuntimeError: this save, or the asynchronous one before it, could not be written; what
+                was complete before is as it was.
         """
-        manifest = read_manifest(path)
-        for name, size in manifest.files.items():
-            found = (path / name).stat().st_size if (path / name).exists() else -1
-            if found != size:
+        self.wait()
+        average_running_statistics(model)
+        average_replicas(model)
+        snapshot = take_snapshot(model, optimizers, self.context)
+        if self.config.asynchronous:
+            self._writer.start(copy_snapshot(snapshot), manifest, beside)
+        else:
+            self._writer.write(snapshot, manifest, beside)
+
+    def wait(self) -> None:
+        """Wait for the save that is being written, if there is one.
+
+        Raises:
+            RuntimeError: it could not be written.
+        """
+        self._writer.wait()
+
+    def _prune(self) -> None:
+        """Remove checkpoints that need not stay."""
+        best = self.best()
+        for old in self.store.complete()[: -self.config.keep_last]:
+            if best is None or old != best[0]:
+                self.store.remove(old)
+
+    def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Let the manifest of a checkpoint tell its evaluation; a collective."""
+        manifest = replace(self._manifest(name), metrics=dict(metrics))
+
+        def write() -> None:
+            self.store.write(name, MANIFEST_FILE, manifest.to_json())
+
+        self.context.on_main(write)
+
+    def restore(
+        self, name: str, model: DistributedModelParallel, optimizers: Optimizers
+    ) -> Manifest:
+        """Read tables, dense weights, optimizer state and random generators; a collective.
+
+        Any number of ranks and any plan may read what any other has written.
+
+        Raises:
+            ValueError: a file is missing, cut off, changed, or holds something else than tensors;
+                or the optimizers, or the model's tensors, have other names or shapes.
+        """
+        path, manifest = self.store.path(name), self._manifest(name)
+        for kind, here in optimizers.config.names().items():
+            if manifest.optimizers[kind] != here:
                 raise ValueError(
-                    f"{path / name} has {found} bytes, its manifest says {size}: the checkpoint "
-                    "is damaged; delete it to go on from the one before"
+                    f"optim.{kind}.name is {here}, {path} was written with "
+                    f"{manifest.optimizers[kind]}; resume with that, or start a new run"
                 )
+        self._check(name, manifest.files)
         optimizers.dense.init_state()
-        state = _state(model, optimizers)
-        reader = _TensorReader(str(path))
-        reader.read_metadata()  # Where DCP itself fails to, it tries another file and tells both.
+        reader = TensorReader(path)
+        metadata = reader.read_metadata()  # Where DCP itself fails to, it tries another file.
+        snapshot = without_absent_generators(
+            take_snapshot(model, optimizers, self.context), set(metadata.state_dict_metadata)
+        )
+        row_states = take_out_row_states(snapshot, metadata)
         try:
-            load(state, storage_reader=reader)
-        except CheckpointException as failed:  # It is no Exception.
-            reason = str(next(iter(failed.failures.values()))[0]).partition("\n")[0]
+            load(snapshot, storage_reader=reader, process_group=self.context.control)
+            for state in row_states:
+                read_row_state(state, metadata, path)
+        except CheckpointException as failed:
             raise ValueError(
-                f"{path} does not fit this config's model or is damaged: {reason}"
+                f"{path} does not fit this config's model or is damaged: {reason_of(failed)}"
             ) from failed
+        set_generators(snapshot, self.context)
         set_optimizer_step(model, manifest.step)
         return manifest
 
-    def place(self, path: Path) -> dict[str, Any]:
-        """Where this rank's data goes on.
+    def _check(self, name: str, files: Mapping[str, FileDigest]) -> None:
+        """Compare all files with their digests, each by one rank."""
+        mine = sorted(files)[self.context.rank :: self.context.world]
+        found = {file: self.store.check(name, file, files[file]) for file in mine}
+        for problem in self.context.gather(found).values():
+            if problem:
+                raise ValueError(
+                    f"{problem}: the checkpoint is damaged; delete it to go on from the one before"
+                )
 
-        Raises:
-            ValueError: the checkpoint was written by another number of ranks.
-        """
-        manifest = read_manifest(path)
-        if manifest.world != self.context.world:
-            raise ValueError(
-                f"{path} was written by {manifest.world} ranks, this run has {self.context.world}; "
-                f"resume with {manifest.world}, or start a new run"
-            )
-        place: dict[str, Any] = json.loads(
-            (path / f"loader-{self.context.rank:05d}.json").read_text()
+    def _manifest(self, name: str) -> Manifest:
+        return parse_manifest(
+            self.store.read(name, MANIFEST_FILE), self.store.path(name, MANIFEST_FILE)
         )
-        return place
-
-    def _prune(self) -> None:
-        complete, best = self.complete(), self.best()
-        for path, _ in complete[: -self.config.keep_last]:
-            if best is None or path != best[0]:
-                shutil.rmtree(path)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a checkpoint's manifest.
-
-    Raises:
-        ValueError: not there, damaged, or of another format.
-    """
-    file = path / "manifest.json"
-    if not file.exists():
-        raise ValueError(f"{path} is no complete checkpoint: it has no manifest.json")
-    try:
-        manifest = Manifest(**json.loads(file.read_text()))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if manifest.format != FORMAT:
-        raise ValueError(f"{file} has format {manifest.format}; this version reads {FORMAT}")
-    return manifest
-
-
-def _state(model: DistributedModelParallel, optimizers: Optimizers) -> dict[str, Any]:
-    """Everything a checkpoint holds, as views: tensors and sharded tensors, nothing else."""
-    return {
-        "model": model.state_dict(),
-        "optimizer": {
-            name: {key: value for key, value in state.items() if isinstance(value, Tensor)}
-            for name, state in optimizers.combined.state_dict()["state"].items()
-        },
-    }
-
-
-def _write_json(path: Path, content: dict[str, Any] | list[Row]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-_METADATA_NAMES = {
-    "pathlib": {"PosixPath", "PurePosixPath"},
-    "torch": {"Size", "device"},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties", "MEM_FORMAT_ENCODING"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    },
-}
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows the classes of DCP's metadata and no other, so that no code can ride in on it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not is_dtype and name not in _METADATA_NAMES.get(module, ()):
-            raise ValueError(f"checkpoint metadata names {module}.{name}, which is no part of it")
-        return super().find_class(module, name)
-
-
-class _TensorReader(FileSystemReader):
-    """Reads tensors only: bytes entries, which DCP would unpickle, are refused."""
-
-    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
-        path = Path(str(self.path)) / ".metadata"
-        with path.open("rb") as stream:
-            metadata = _load_metadata(stream, path)
-        for name, entry in metadata.state_dict_metadata.items():
-            if isinstance(entry, BytesStorageMetadata):
-                raise ValueError(f"{path}: entry {name} holds bytes; a checkpoint holds tensors")
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        return metadata
-
-
-def _load_metadata(stream: IO[bytes], path: Path) -> Metadata:
-    try:
-        metadata = _MetadataUnpickler(stream).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(metadata, Metadata):
-        raise ValueError(f"{path} holds {type(metadata).__name__}, not DCP's metadata")
-    return metadata

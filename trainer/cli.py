@@ -202,6 +202,7 @@ def _train(arguments: list[str]) -> int:
         trainer.check_data()
         # Only now: a mistake in the config must not cost the old run.
         if parsed.overwrite:
+            trainer.checkpoints.clear()
             _empty(folder, is_main=context.is_main, wait=context.wait)
         result = trainer.train(resume=parsed.resume)
         if context.is_main:

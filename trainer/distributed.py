@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,33 @@ class RunContext:
         """Wait for all ranks; a collective."""
         if self.control is not None:
             dist.barrier(group=self.control)
+
+    def gather(
+        self, mine: dict[str, Any], group: dist.ProcessGroup | None = None
+    ) -> dict[str, Any]:
+        """The entries of all ranks, on each of them; a collective over `control` or a group."""
+        if self.world == 1:
+            return mine
+        every: list[dict[str, Any]] = [{}] * self.world
+        dist.all_gather_object(every, mine, group=group or self.control)
+        return {name: value for one in every for name, value in one.items()}
+
+    def on_main(self, task: Callable[[], None], group: dist.ProcessGroup | None = None) -> None:
+        """Run a task on rank 0 while the others wait; a collective over `control` or a group.
+
+        Raises:
+            OSError: the task's, on every rank.
+        """
+        failure: list[OSError | None] = [None]
+        if self.is_main:
+            try:
+                task()
+            except OSError as error:
+                failure = [error]
+        if self.world > 1:
+            dist.broadcast_object_list(failure, src=0, group=group or self.control)
+        if failure[0] is not None:
+            raise failure[0]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.batch import Batch
-from pipelines.loader import BatchStream
+from pipelines.lockstep import BatchStream
 from pipelines.overlap import make_pipeline
 from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap

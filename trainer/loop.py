@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 import math
 import time
@@ -11,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from modules.norm import average_running_statistics
-from pipelines.loader import BatchStream, Split
+from pipelines.loader import Split
+from pipelines.lockstep import BatchStream
 from pipelines.overlap import check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
 from trainer.attention_map import planted_beside
-from trainer.build import build, open_stream
-from trainer.checkpoint import Checkpoints, Manifest
+from trainer.build import build, describe_sizes, expected_steps, open_stream
+from trainer.checkpoint import Checkpoints
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
+from trainer.manifest import Manifest
+from trainer.outcome import RESULT_METRICS, finite, make_result, write_json
 from trainer.report import ReportData, write_report
-from trainer.result import finite, write_json
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
-from trainer.telemetry import Telemetry, peak_memory_bytes, read_metrics
+from trainer.telemetry import Telemetry, read_metrics
 
 logger = logging.getLogger(__name__)
 
-_RESULT_KEYS = ("auc", "gauc", "gauc_users", "ne", "logloss", "calibration")
+_PLACE_FILE, _WINDOW_FILE = "loader.json", "telemetry.json"
 
 
 class Trainer:
@@ -50,8 +53,10 @@ class Trainer:
         config.check(self.schema)
         self.folder = Path(config.out_dir) / config.name
         self.run = build(config, self.schema, context)
-        checkpoints, rows = self.folder / "checkpoints", self.run.placement.rows
-        self.checkpoints = Checkpoints(checkpoints, config.checkpoint, context, plan=rows)
+        self.checkpoints = Checkpoints(
+            config.checkpoint.folder or str(self.folder / "checkpoints"), config.checkpoint, context
+        )
+        self.telemetry_window: dict[str, float] = {}
         self.step = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
@@ -82,10 +87,17 @@ class Trainer:
             What `result.json` holds.
 
         Raises:
-            RuntimeError: a loss or a score is not finite, or a collection lost its overlap.
+            ValueError: `resume` is not set, and the folder of checkpoints is not empty.
+            RuntimeError: a loss or a score is not finite, a collection lost its overlap, or a
+                checkpoint could not be written.
         """
         if resume:
             self._resume()
+        elif self.checkpoints.latest() is not None:
+            raise ValueError(
+                f"{self.checkpoints.store.folder} holds checkpoints; --resume goes on with them, "
+                "--overwrite deletes them, or choose another checkpoint.folder"
+            )
         self._describe()
         telemetry = Telemetry(
             self.config.telemetry,
@@ -94,16 +106,14 @@ class Trainer:
             world=self.context.world,
             device=self.context.device,
             start_step=self.step,
-            total_steps=self._total_steps(),
+            window=self.telemetry_window,
+            total_steps=expected_steps(self.config, self.schema, self.context.world),
         )
-        with telemetry:
+        with self.checkpoints, telemetry:
             self._steps(telemetry)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
-            latest = self.checkpoints.latest()
-            if latest is None or latest[1].step < self.step or not latest[1].metrics:
-                self._evaluate(telemetry)
-                self._save()
+            self._end(telemetry)
         return self._finish()
 
     def score(self, split: Split, checkpoint: str) -> dict[str, Any]:
@@ -116,13 +126,12 @@ class Trainer:
         Raises:
             ValueError: there is no such checkpoint.
         """
-        path = self.checkpoints.find(checkpoint)
-        manifest = self.load(path)
+        found = self.checkpoints.find(checkpoint)
+        manifest = self.load(found)
         metrics = self.evaluate(split).metrics
-        scored = {"name": self.config.name, "split": split, "checkpoint": path.name, **metrics}
-        return finite(
-            scored | {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
-        )
+        scored = {"name": self.config.name, "split": split, "checkpoint": found, **metrics}
+        scored |= {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
+        return finite(scored)
 
     def _steps(self, telemetry: Telemetry) -> None:
         config, started = self.config, time.perf_counter()
@@ -155,7 +164,8 @@ class Trainer:
                 behaviours=output.num_behaviours,
                 data_wait_s=self.train_stream.waited_s - waited,
                 scalars=lambda rates=rates: {  # type: ignore[misc]
-                    f"train/learning_rate_{kind}": rate for kind, rate in rates.items()
+                    **{f"train/learning_rate_{kind}": rate for kind, rate in rates.items()},
+                    "train/behaviour_imbalance": self.train_stream.take_imbalance(),
                 },
             )
             waited = self.train_stream.waited_s
@@ -166,7 +176,7 @@ class Trainer:
                 with telemetry.paused():
                     if self._due(config.loop.evaluate_every):
                         self._evaluate(telemetry)
-                    self._save()
+                    self._save(telemetry)
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
         losses.check(self.step)
@@ -178,9 +188,23 @@ class Trainer:
     def _evaluate(self, telemetry: Telemetry) -> None:
         self.metrics = self.evaluate("val").metrics
         check_scores(self.metrics, self.step)
-        telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in _RESULT_KEYS})
+        telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in RESULT_METRICS})
 
-    def _save(self) -> None:
+    def _end(self, telemetry: Telemetry) -> None:
+        """Leave a checkpoint of the last step, with its evaluation."""
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest()
+        if latest is None or latest[1].step < self.step:
+            self._evaluate(telemetry)
+            self._save(telemetry)
+        elif not latest[1].metrics:
+            self._evaluate(telemetry)
+            self.checkpoints.set_metrics(latest[0], self._finite_metrics())
+
+    def _finite_metrics(self) -> dict[str, float]:
+        return {name: value for name, value in self.metrics.items() if math.isfinite(value)}
+
+    def _save(self, telemetry: Telemetry) -> None:
         """Save; the checkpoint carries the metrics of this step's evaluation, if there was one."""
         place = self.train_stream.place_after(self.step)
         manifest = Manifest(
@@ -188,10 +212,18 @@ class Trainer:
             samples=int(place["samples"]),
             world=self.context.world,
             seconds=self.seconds,
-            metrics={n: v for n, v in self.metrics.items() if math.isfinite(v)},
-            files={},
+            optimizers=self.config.optim.names(),
+            metrics=self._finite_metrics(),
         )
-        self.checkpoints.save(self.run.model, self.run.optimizers, place, manifest)
+        beside = {}
+        if self.context.is_main:
+            beside = {
+                _PLACE_FILE: json.dumps(place),
+                _WINDOW_FILE: json.dumps(telemetry.window()),
+                "config.yaml": self.config_yaml,
+                "plan.json": (self.folder / "plan.json").read_text(),
+            }
+        self.checkpoints.save(self.run.model, self.run.optimizers, manifest, beside)
         self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
@@ -216,40 +248,25 @@ class Trainer:
         if latest is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        path, manifest = latest
-        self.train_stream.restore(self.checkpoints.place(path))
-        self.load(path)
+        name, _ = latest
+        store = self.checkpoints.store
+        self.train_stream.restore(json.loads(store.read(name, _PLACE_FILE)))
+        manifest = self.load(name)
+        self.telemetry_window = json.loads(store.read(name, _WINDOW_FILE))
         self.step, self.seconds = manifest.step, manifest.seconds
-        logger.info("resumed %s at step %s", path, f"{self.step:,}")
+        logger.info("resumed %s at step %s", store.path(name), f"{self.step:,}")
 
-    def load(self, path: Path) -> Manifest:
+    def load(self, name: str) -> Manifest:
         """Read a checkpoint into the model and its optimizers; a collective."""
-        return self.checkpoints.restore(path, self.run.model, self.run.optimizers)
-
-    def _total_steps(self) -> int | None:
-        """Steps this run will have; an estimate where requests differ in their targets."""
-        config, train = self.config, self.schema.splits["train"]
-        targets = train.targets / max(1, train.requests)
-        batch = max(1.0, targets, config.data.batch_size // max(1.0, targets) * targets)
-        steps = config.loop.epochs * math.ceil(train.targets / self.context.world / batch)
-        return min(steps, config.loop.steps) if config.loop.steps else steps
+        return self.checkpoints.restore(name, self.run.model, self.run.optimizers)
 
     def _describe(self) -> None:
         """Write what the run is before it starts, and log its sizes."""
-        rows, train = self.run.placement.rows, self.schema.splits["train"]
-        logger.info(
-            "%s: %s targets in %s requests, tables of %s bytes on %d ranks (%s)",
-            self.folder,
-            f"{train.targets:,}",
-            f"{train.requests:,}",
-            f"{sum(int(row['bytes']) for row in rows):,}",
-            self.context.world,
-            self.context.device.type,
-        )
+        logger.info("%s: %s", self.folder, describe_sizes(self.run, self.schema, self.context))
         if self.context.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(self.config_yaml)
-            write_json(self.folder / "plan.json", rows)
+            write_json(self.folder / "plan.json", self.run.placement.rows)
 
     def _finish(self) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
@@ -257,24 +274,18 @@ class Trainer:
         if best is not None and best[1].step != self.step:
             self.load(best[0])
         split: Split = "test" if self.config.data.test else "val"
-        evaluation, samples = self.evaluate(split), self.train_stream.samples
-        result: dict[str, Any] = {
-            "name": self.config.name,
-            "preset": self.config.model.preset,
-            "split": split,
-            **{name: evaluation.metrics[name] for name in _RESULT_KEYS},
-            "oracle_auc": self.schema.oracle.get(split),
-            "val_auc": best[1].metrics.get("auc", math.nan) if best else math.nan,
-            "best_step": best[1].step if best else self.step,
-            "steps": self.step,
-            "samples": int(samples),
-            "seconds": round(self.seconds, 3),
-            "samples_per_s": round(samples / max(self.seconds, 1e-9), 1),
-            "peak_memory_bytes": int(peak_memory_bytes(self.context.device)),
-            "ranks": self.context.world,
-            "device": self.context.device.type,
-        }
-        result = finite(result)
+        evaluation = self.evaluate(split)
+        result = make_result(
+            self.config,
+            self.context,
+            split,
+            evaluation.metrics,
+            oracle_auc=self.schema.oracle.get(split),
+            best=best[1] if best else None,
+            step=self.step,
+            samples=self.train_stream.samples,
+            seconds=self.seconds,
+        )
         if self.context.is_main:
             write_json(self.folder / "result.json", result)
             write_report(

@@ -140,6 +140,10 @@ class OptimConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """For both learning rates."""
 
+    def names(self) -> dict[str, str]:
+        """Names of both optimizers; a checkpoint's state fits no others."""
+        return {"sparse": self.sparse.name, "dense": self.dense.name}
+
 
 @dataclass
 class Optimizers:

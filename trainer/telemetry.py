@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainer.profiling import ProfileWindow
+from trainer.step_window import StepWindow
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -75,7 +76,7 @@ def configure_logging(rank: int) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # What these libraries deprecate or would like configured is for this project, not for its user.
-    warnings.filterwarnings("ignore", module=r"(torch|torchrec|torchdata|fbgemm_gpu|trainer)\b")
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|trainer)\b")
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("trainer", "modules", "pipelines"):
@@ -106,6 +107,7 @@ class Telemetry:
         start_step: finished steps the run resumes from, 0 for a new one; what the files hold of
             later steps is cut.
         total_steps: steps after which training ends, None where unknown.
+        window: of `window()`, where the run that it resumes had steps since its last log point.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Telemetry:
         device: torch.device | None = None,
         start_step: int = 0,
         total_steps: int | None = None,
+        window: Mapping[str, float] | None = None,
     ) -> None:
         self._config, self._folder, self._world = config, folder, world
         self._writes = rank == 0
@@ -131,7 +134,7 @@ class Telemetry:
             steps=config.profile_steps,
             device=self._device,
         )
-        self._window = _Window()
+        self._window, self._resumed = StepWindow(), window or {}
         self._scalars: Callable[[], Mapping[str, float]] | None = None
 
     def __enter__(self) -> Telemetry:
@@ -150,7 +153,7 @@ class Telemetry:
         if config.progress and sys.stderr.isatty():
             self._bar = tqdm(total=self._total_steps, initial=self._step, unit="step")
         self._profile.after_step(self._step)
-        self._window = _Window()
+        self._window = StepWindow(self._resumed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -205,6 +208,10 @@ class Telemetry:
             values = (f"{name} {value:.5g}" for name, value in scalars.items())
             logger.info("step %s  %s", f"{step:,}", "  ".join(values))
 
+    def window(self) -> dict[str, float]:
+        """What has been counted since the last log point, for a resume to go on counting."""
+        return self._window.state()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep what runs inside, such as an evaluation, out of the training rates."""
@@ -218,7 +225,7 @@ class Telemetry:
             self._window.started += time.perf_counter() - started
 
     def _log_window(self) -> None:
-        window, self._window = self._window, _Window()
+        window, self._window = self._window, StepWindow()
         scalars = window.scalars(self._world)
         scalars["train/memory_bytes"] = peak_memory_bytes(self._device)
         self._window.started = time.perf_counter()
@@ -243,39 +250,6 @@ class Telemetry:
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)
-
-
-class _Window:
-    """The steps since the last log point."""
-
-    def __init__(self) -> None:
-        self.steps = self.samples = self.behaviours = 0
-        self.data_wait_s = 0.0
-        self.loss: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
-        self.started = time.perf_counter()
-
-    def add(
-        self, loss: Tensor, weight: Tensor, samples: int, behaviours: int, data_wait_s: float
-    ) -> None:
-        # New tensors: adding in place would change the caller's after the first step.
-        self.loss, self.weight = self.loss + loss, self.weight + weight
-        self.steps += 1
-        self.samples += samples
-        self.behaviours += behaviours
-        self.data_wait_s += data_wait_s
-
-    def scalars(self, world: int) -> dict[str, float]:
-        # Waits for the device, so before the clock; not a number where all was padding.
-        loss = float(torch.as_tensor(self.loss / self.weight).item())
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        return {
-            "train/loss": loss,
-            "train/samples_per_s": self.samples * world / seconds,
-            "train/behaviours_per_s": self.behaviours * world / seconds,
-            "train/step_s": seconds / self.steps,
-            "train/data_wait_share": min(1.0, self.data_wait_s / seconds),
-        }
 
 
 def _cut_metrics(folder: Path, step: int) -> None:

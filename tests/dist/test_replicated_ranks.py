@@ -20,7 +20,6 @@ from trainer.checkpoint import CheckpointConfig, Checkpoints, Manifest
 from trainer.distributed import run_context
 from trainer.optim import make_optimizers
 from trainer.plan_config import PlanConfig, TableSpec, TopologySpec
-from trainer.plan_job import place
 from trainer.planning import find_plan
 from trainer.sharding import average_replicas, initialise_tables, shard, table_kinds
 
@@ -42,10 +41,9 @@ def _sharded(config, context, groups):
     outcome = [find_plan(workload) if context.is_main else None]
     if context.world > 1:
         dist.broadcast_object_list(outcome, src=0, group=context.control)
-    rows = place(workload, outcome[0]).rows
     model = shard(task, context, outcome[0], fused_params=workload.fused_params, groups=groups)
     initialise_tables(model, seed=config.seed, std=config.model.init.std)
-    return model, make_optimizers(model, config.optim), rows
+    return model, make_optimizers(model, config.optim)
 
 
 def _mend(groups: int) -> None:
@@ -73,7 +71,7 @@ def _train(folder: Path, groups: int, _rank: int) -> None:
         _mend(groups)
     with run_context() as context:
         config = small_config(*LINEAR)
-        model, optimizers, rows = _sharded(config, context, groups)
+        model, optimizers = _sharded(config, context, groups)
         losses = []
         for step, batch in enumerate(batches(context.rank, context.world, STEPS)):
             optimizers.set_learning_rates(step)
@@ -86,16 +84,20 @@ def _train(folder: Path, groups: int, _rank: int) -> None:
         if context.is_main:
             (folder / f"losses-{groups}.json").write_text(json.dumps(losses))
         if groups > 1:
-            _check_checkpoint(folder, config, context, groups, (model, optimizers, rows))
+            _check_checkpoint(folder, config, context, groups, (model, optimizers))
 
 
 def _check_checkpoint(folder, config, context, groups, trained):
-    model, optimizers, rows = trained
-    checkpoints = Checkpoints(folder, CheckpointConfig(), context, plan=rows)
-    manifest = Manifest(step=STEPS, samples=0, world=4, seconds=0.0, metrics={}, files={})
-    path = checkpoints.save(model, optimizers, {}, manifest)
-    fresh, fresh_optimizers, _ = _sharded(config, context, groups)
-    checkpoints.restore(path, fresh, fresh_optimizers)
+    model, optimizers = trained
+    checkpoints = Checkpoints(str(folder), CheckpointConfig(), context)
+    names = config.optim.names()
+    manifest = Manifest(
+        step=STEPS, samples=0, world=4, seconds=0.0, optimizers=names, metrics={}
+    )
+    checkpoints.save(model, optimizers, manifest, {})
+    fresh, fresh_optimizers = _sharded(config, context, groups)
+    name, _ = checkpoints.latest()
+    checkpoints.restore(name, fresh, fresh_optimizers)
     expected, found = _tables(model), _tables(fresh)
     if len(expected) != 4:
         raise AssertionError(f"{len(expected)} tables are replicated, 4 should be")

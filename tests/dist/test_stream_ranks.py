@@ -1,12 +1,13 @@
 import functools
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from pipelines.loader import BatchStream
+from pipelines.lockstep import BatchStream
 from pipelines.parquet import RowRange, list_row_groups
 from pipelines.stream import RequestDataset
 from tests.ranks import run_on_ranks
@@ -25,17 +26,20 @@ EPOCHS = 2
 
 
 def users_of(world: int) -> list[User]:
-    """Users enough for all but one rank, the last of them with most of the requests."""
+    """Four users a rank: the first rank's want nothing, the last rank's most."""
+    quiet = [User(number, [1], [1], []) for number in range(1000, 1004)]
     light = [user for user in draw_users(200, seed=2) if len(user.requests) == 1]
     heavy = [user for user in draw_users(200, seed=3) if len(user.requests) == 4]
-    return [*light[: 4 * (world - 2)], *heavy[:4]]
+    return [*quiet, *light[: 4 * (world - 2)], *heavy[:4]]
 
 
-def open_stream(groups: list[RowRange], rank: int, world: int) -> BatchStream:
+def open_stream(
+    groups: list[RowRange], rank: int, world: int, group: dist.ProcessGroup | None = None
+) -> BatchStream:
     # In the order of the files, so that the shares stay as unequal as these are.
     config = stream_config(batch_size=6, shuffle_requests=0)
     dataset = RequestDataset(groups, config, rank=rank, world=world)
-    group = dist.group.WORLD
+    group = group or dist.group.WORLD
     return BatchStream(dataset, workers=0, epochs=EPOCHS, group=group, pin_memory=False)
 
 
@@ -46,11 +50,8 @@ def gather(mine: Any, world: int) -> list[Any]:
 
 
 def check_stream(folder: str, world: int, rank: int) -> None:
-    # Rank 0 has no data at all; the others share the rows.
     groups = list_row_groups(folder, "user")
-    if rank == 0:
-        groups = []
-    stream = open_stream(groups, max(rank - 1, 0), max(world - 1, 1))
+    stream = open_stream(groups, rank, world)
     batches, places = [], []
     for batch in stream:
         batches.append(batch)
@@ -74,19 +75,56 @@ def check_stream(folder: str, world: int, rank: int) -> None:
         every = [request for part in seen for request in part]
         assert sorted_requests(every) == sorted_requests(expected_requests(users, 5))
     assert stream.samples == sum(totals[0])
+    work = zip(*gather([batch.num_behaviours for batch in batches], world), strict=True)
+    expected = [max(step) * world / sum(step) if any(step) else 1.0 for step in work]
+    assert stream.take_imbalance() == pytest.approx(sum(expected) / len(expected))
+    assert stream.take_imbalance() == 1.0, "nothing was handed out since"
 
     whole = [flat_batch(batch) for batch in batches]
     for given in range(1, len(whole) + 1):
-        resumed = open_stream(groups, max(rank - 1, 0), max(world - 1, 1))
+        resumed = open_stream(groups, rank, world)
         resumed.restore(places[given - 1])
         assert [flat_batch(batch) for batch in resumed] == whole[given:], given
         assert resumed.samples == stream.samples
 
 
+def check_resizing(groups: list[RowRange], rank: int) -> None:
+    """An epoch begun by 4 ranks, gone on with by 2, 3 and 1 of them; then a whole epoch."""
+    seen: list[Any] = []
+    place: dict[str, Any] | None = None
+    samples = []
+    for world, steps in ((4, 2), (2, 2), (3, 1), (1, 10**6)):
+        group = dist.new_group(list(range(world)), backend="gloo")
+        if rank < world:
+            stream = open_stream(groups, rank, world, group)
+            if place is not None:
+                stream.restore(place)
+            seen += requests_of(islice(stream, steps))
+            place = json.loads(json.dumps(stream.place_after(stream.batches)))
+            samples.append(stream.samples)
+        box = [place]
+        dist.broadcast_object_list(box, src=0)
+        place = box[0]
+    assert place is not None
+    assert place["epoch"] == EPOCHS - 1
+    every = [request for part in gather(seen, 4) for request in part]
+    users = users_of(4)
+    assert sorted_requests(every) == sorted_requests(expected_requests([*users, *users], 5))
+    if rank == 0:
+        assert samples[-1] == sum(len(request[3]) for request in every)
+        assert samples == sorted(samples)
+
+
+def check_all(folder: str, world: int, rank: int) -> None:
+    check_stream(folder, world, rank)
+    if world == 4:
+        check_resizing(list_row_groups(folder, "user"), rank)
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_with_unequal_shares_stay_in_step_and_resume_after_any_batch(
+def test_unequal_ranks_stay_in_step_and_resume_after_any_batch_with_as_many_or_others(
     tmp_path: Path, world: int
 ) -> None:
     write_users(tmp_path / "a.parquet", users_of(world))
-    run_on_ranks(world, functools.partial(check_stream, str(tmp_path), world))
+    run_on_ranks(world, functools.partial(check_all, str(tmp_path), world))

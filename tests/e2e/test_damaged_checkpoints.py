@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import shutil
+from hashlib import sha256
 
 import pytest
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from tests.commands import dare, dare_without_report
 
@@ -35,10 +37,10 @@ def _refused(checkpoint):
 
 
 def _replace(checkpoint, name, content):
-    """As one would who knows that sizes are checked."""
+    """As one would who knows that sizes and digests are checked."""
     (checkpoint / name).write_bytes(content)
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][name] = len(content)
+    manifest["files"][name] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -46,6 +48,19 @@ def test_a_file_cut_off_is_refused(checkpoint):
     file = checkpoint / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:-10])
     assert "__0_0.distcp" in _refused(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "loader.json", "config.yaml"])
+def test_a_bit_that_changed_is_refused(checkpoint, name):
+    content = bytearray((checkpoint / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / name).write_bytes(content)
+    assert f"{name} does not hold the bytes that were written" in _refused(checkpoint)
+
+
+def test_a_checkpoint_of_another_format_says_what_to_do(checkpoint):
+    (checkpoint / "manifest.json").write_text('{"format": 1}')
+    assert "has format 1; this version reads 2" in _refused(checkpoint)
 
 
 def test_a_file_gone_is_refused(checkpoint):
@@ -82,6 +97,13 @@ def test_metadata_runs_no_code(checkpoint, tmp_path):
     _replace(checkpoint, ".metadata", pickle.dumps(_Command(f"touch {marker}")))
     assert "system" in _refused(checkpoint)
     assert not marker.exists()
+
+
+def test_bytes_that_would_be_unpickled_are_refused(checkpoint):
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    metadata.state_dict_metadata["optimizer.step"] = BytesStorageMetadata()
+    _replace(checkpoint, ".metadata", pickle.dumps(metadata))
+    assert "entry optimizer.step holds bytes; a checkpoint holds tensors" in _refused(checkpoint)
 
 
 def test_tensors_run_no_code(checkpoint, tmp_path):

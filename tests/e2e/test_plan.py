@@ -89,8 +89,14 @@ def test_training_takes_a_plan_as_it_is_and_keeps_it_with_run_and_checkpoint(dat
             "topology: {hosts: 2, gpus_a_host: 8}",
             ["device is cuda", "hosts is 2", "gpus_a_host is 8"],
         ),
-        ("tables: {'*': {precision: fp16}}", ["on cpu: fp32"]),
-        ("tables: {'*': {compute_kernels: [fused_uvm_caching]}}", ["takes on cpu: fused"]),
+        (
+            "tables: {'*': {precision: fp16}}",
+            ["an unpooled table takes on cpu: fp32", "pooled one"],
+        ),
+        (
+            "tables: {'*': {compute_kernels: [fused_uvm_caching]}}",
+            ["on cpu: fused", "a pooled one on cpu: fused"],
+        ),
     ],
 )
 def test_a_plan_for_other_machines_does_not_start_a_run(data, tmp_path, plan, told):

@@ -98,9 +98,9 @@ def test_resuming_a_finished_run_changes_nothing(data, out):
     [
         ("--model.embeddings.attention.item=8", "attention_item"),
         ("--model.head.hidden=[30]", "interaction.head"),
-        ("--optim.sparse.name=rowwise_adagrad", "momentum1"),
+        ("--optim.sparse.name=sgd", "optim.sparse.name is sgd"),
+        ("--optim.dense.name=adamw", "optim.dense.name is adamw"),
         ("--seed=2", "seed is 2"),
-        ("--data.workers=1", "data.workers is 1"),
     ],
 )
 def test_resuming_with_another_config_is_refused_by_name(data, out, option, told):

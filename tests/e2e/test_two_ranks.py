@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from tests.commands import TARGETS, dare_without_report
+from tests.commands import TARGETS, dare_without_report, rows_of
 
 
-def on_two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
+def on_two_ranks(*arguments):
+    """What a command under torchrun printed and logged."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "trainer", *arguments],
@@ -22,14 +23,15 @@ def on_two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    return json.loads(done.stdout), done.stderr
 
 
 @pytest.mark.dist
 def test_bench_trains_on_two_ranks_and_prints_once(tmp_path):
     sizes = ["--items=500", "--history_length=8", "--top_k=4", "--batch_size=64", "--steps=2"]
-    done = on_two_ranks("bench", "train", *sizes, "--repeats=2", f"--folder={tmp_path}")
-    result = json.loads(done.stdout)
+    result, _ = on_two_ranks("bench", "train", *sizes, "--repeats=2", f"--folder={tmp_path}")
     assert result["ranks"] == 2
     assert result["samples_per_s"] > 0
     assert not list(tmp_path.iterdir())
@@ -37,12 +39,29 @@ def test_bench_trains_on_two_ranks_and_prints_once(tmp_path):
 
 @pytest.mark.dist
 def test_two_ranks_train_every_target_once(data, tmp_path):
-    done = on_two_ranks("train", *data, f"--out_dir={tmp_path}")
-    result = json.loads(done.stdout)
+    result, _ = on_two_ranks("train", *data, f"--out_dir={tmp_path}")
     assert (result["ranks"], result["samples"]) == (2, TARGETS["train"])
     alone = dare_without_report("train", *data, f"--out_dir={tmp_path / 'alone'}").result
     assert set(result) == set(alone)
     assert all(math.isfinite(result[name]) for name in ("auc", "gauc", "ne", "logloss"))
     assert result["gauc_users"] == alone["gauc_users"]
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+
+
+@pytest.mark.dist
+def test_an_epoch_begun_by_two_ranks_is_gone_on_with_by_one_and_ended_by_two(data, tmp_path):
+    options = [*data, f"--out_dir={tmp_path}", "--data.batch_size=256", "--telemetry.log_every=1"]
+    first, _ = on_two_ranks("train", *options, "--loop.steps=3", "--checkpoint.asynchronous=true")
+    assert (first["steps"], first["ranks"]) == (3, 2)
+    second = dare_without_report("train", *options, "--loop.steps=7", "--resume").result
+    assert (second["steps"], second["ranks"]) == (7, 1)
+    assert second["samples"] == 3 * 2 * 256 + 4 * 256
+    third, log = on_two_ranks("train", *options, "--resume")
+    assert "1 readers have begun the epoch, 2 go on" in log
+    assert (third["samples"], third["ranks"]) == (TARGETS["train"], 2)
+    losses = list(rows_of(tmp_path / "run", "train/loss").values())
+    assert len(losses) == third["steps"]
+    assert losses[-1] < losses[0]
+    assert 0.5 < third["auc"] < 1
+    assert third["logloss"] < math.log(2)
+    imbalance = rows_of(tmp_path / "run", "train/behaviour_imbalance")
+    assert all(1 <= value <= 2 for value in imbalance.values())

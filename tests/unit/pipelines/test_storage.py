@@ -6,7 +6,7 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from pipelines import storage
-from pipelines.loader import BatchStream
+from pipelines.lockstep import BatchStream
 from pipelines.parquet import list_row_groups
 from pipelines.stream import RequestDataset
 from tests.split_files import (

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import stream
 from pipelines.batch import Batch
-from pipelines.parquet import list_row_groups, share_of
+from pipelines.parquet import list_row_groups
+from pipelines.place import Place
 from pipelines.schema import Layout
-from pipelines.stream import RequestDataset, StreamConfig
+from pipelines.stream import RequestDataset, Start, StreamConfig
 from tests.split_files import (
     Request,
     User,
+    batches_of,
     draw_users,
     expected_requests,
     flat_batches,
@@ -46,7 +49,7 @@ def dataset(split: str, config: StreamConfig) -> RequestDataset:
 def read_as(data: RequestDataset, worker: int, workers: int) -> list[Batch]:
     info = SimpleNamespace(id=worker, num_workers=workers)
     with mock.patch("pipelines.stream.get_worker_info", return_value=info):
-        return list(data)
+        return batches_of(data)
 
 
 def same_user(number: int) -> list[User]:
@@ -97,23 +100,8 @@ def test_every_request_is_read_exactly_once_an_epoch_whatever_the_split(
             assert sorted_requests(seen) == expected_requests(some, 5)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 7, 200])
-def test_shares_differ_by_at_most_one_row(split: str, shards: int) -> None:
-    groups = list_row_groups(split, "user")
-    for seed in (None, 3):
-        rows = [
-            sum(part.stop - part.start for part in share)
-            for share in (
-                share_of(groups, shard=shard, num_shards=shards, seed=seed)
-                for shard in range(shards)
-            )
-        ]
-        assert sum(rows) == 40
-        assert max(rows) - min(rows) <= 1
-
-
 def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -> None:
-    batches = list(dataset(split, stream_config(shuffle_requests=0)))
+    batches = batches_of(dataset(split, stream_config(shuffle_requests=0)))
     assert requests_of(batches) == expected_requests(USERS, 5)
 
 
@@ -121,30 +109,29 @@ def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -
 def test_a_window_ends_at_so_many_behaviours(tmp_path: Path, layout: Layout) -> None:
     path = write_users(tmp_path / "a.parquet", USERS, layout=layout, rows_per_group=2)
     config = stream_config(layout=layout, shuffle_requests=1000, shuffle_behaviours=30)
-    data, held = dataset(path, config), []
-    window = data._window
+    held: list[list[int]] = []
+    shuffle = stream._Reader._shuffle
 
-    def watched(*place: Any) -> Any:
-        found = window(*place)
-        held.append([len(table.history_item) for table in found.tables])
-        return found
+    def watched(reader: Any, tables: list[Any], *rest: Any) -> Any:
+        held.append([len(table.history_item) for table in tables])
+        return shuffle(reader, tables, *rest)
 
-    with mock.patch.object(data, "_window", watched):
-        batches = list(data)
+    with mock.patch.object(stream._Reader, "_shuffle", watched):
+        batches = batches_of(dataset(path, config))
     assert len(held) > 3
     # Full with the last row group and not before it.
     assert all(sum(sizes[:-1]) < 30 for sizes in held)
     assert all(sum(sizes) >= 30 for sizes in held[:-1])
     assert sorted_requests(requests_of(batches)) == expected_requests(USERS, 5)
-    assert flat_batches(dataset(path, config)) == flat_batches(batches)
+    assert flat_batches(batches_of(dataset(path, config))) == flat_batches(batches)
 
 
 def test_the_same_seed_gives_the_same_batches_and_each_epoch_another_order(split: str) -> None:
     data = dataset(split, stream_config())
-    epochs = [flat_batches(data) for _ in range(3)]
+    epochs = [flat_batches(batches_of(data)) for _ in range(3)]
     again = dataset(split, stream_config())
-    assert [flat_batches(again) for _ in range(3)] == epochs
-    other = flat_batches(dataset(split, stream_config(seed=2)))
+    assert [flat_batches(batches_of(again)) for _ in range(3)] == epochs
+    other = flat_batches(batches_of(dataset(split, stream_config(seed=2))))
     orders = [str(epoch) for epoch in [*epochs, other]]
     assert len(set(orders)) == 4
 
@@ -160,7 +147,7 @@ def test_a_request_with_more_targets_than_a_batch_holds_comes_alone(
         first += size
     path = write_users(tmp_path / "a.parquet", [User(1, [3], [3], requests)], layout=layout)
     config = stream_config(layout=layout, batch_size=3, shuffle_requests=0)
-    counts = [len(batch.label) for batch in dataset(path, config)]
+    counts = [len(batch.label) for batch in batches_of(dataset(path, config))]
     # 2 | 5 | 1 + 2 | 3 | 4 | 1 where a row is a user; a request a row gives the same.
     assert counts == [2, 5, 3, 3, 4, 1]
 
@@ -169,7 +156,7 @@ def test_batches_hold_at_most_batch_size_targets_and_no_room_for_the_next_reques
     split: str,
 ) -> None:
     for shuffle in (0, 20):
-        batches = list(dataset(split, stream_config(shuffle_requests=shuffle)))
+        batches = batches_of(dataset(split, stream_config(shuffle_requests=shuffle)))
         counts = [len(batch.label) for batch in batches]
         assert max(counts) <= 8
         fullest = max(len(request.item) for user in USERS for request in user.requests)
@@ -184,50 +171,54 @@ def test_requests_of_a_user_meet_in_a_batch_no_more_often_than_by_chance(tmp_pat
     data = dataset(path, config)
     meetings = 0
     for _ in range(epochs):
-        for read in data:
-            owners = Counter(user for user, *_ in requests_of([read]))
+        for batch_read in batches_of(data):
+            owners = Counter(user for user, *_ in requests_of([batch_read]))
             meetings += sum(count == 2 for count in owners.values())
     # Of the n - 1 places for the second request, batch - 1 are in the batch of the first.
     expected = epochs * users * (batch - 1) / (2 * users - 1)
     assert abs(meetings - expected) < 5 * math.sqrt(expected)
-    unshuffled = dataset(path, stream_config(batch_size=batch, shuffle_requests=0))
+    unshuffled = batches_of(dataset(path, stream_config(batch_size=batch, shuffle_requests=0)))
     assert all(len({user for user, *_ in requests_of([read])}) == 10 for read in unshuffled)
 
 
 def test_a_shuffle_window_is_no_larger_than_asked_for_plus_one_row_group(tmp_path: Path) -> None:
     # 10 requests a row group and windows of 20: two groups are read, then shuffled together.
     path = write_users(tmp_path / "a.parquet", same_user(30), rows_per_group=5)
-    read = requests_of(dataset(path, stream_config(shuffle_requests=20)))
+    read = requests_of(batches_of(dataset(path, stream_config(shuffle_requests=20))))
     windows = [{request[0] // 5 for request in read[at : at + 20]} for at in range(0, 60, 20)]
     assert [len(window) for window in windows] == [2, 2, 2]
     assert set.union(*windows) == set(range(6))
 
 
-def test_a_pass_that_follows_a_state_goes_on_and_the_one_after_is_the_next_epoch(
+def test_a_pass_that_follows_a_start_goes_on_and_the_one_after_is_the_next_epoch(
     split: str,
 ) -> None:
     whole = dataset(split, stream_config())
-    batches, states = [], [whole.state_dict()]
-    for batch in whole:
-        batches.append(batch)
-        states.append(whole.state_dict())
-    first, second = flat_batches(batches), flat_batches(whole)
-    for taken, state in enumerate(states):
+    reads = list(whole)
+    first, second = flat_batches(batches_of(reads)), flat_batches(batches_of(whole))
+    for taken, place in enumerate([Place(), *(read.place for read in reads)]):
         resumed = dataset(split, stream_config())
-        resumed.load_state_dict(state)
-        assert flat_batches(resumed) == first[taken:], taken
-        assert flat_batches(resumed) == second, taken
+        resumed.start_at(Start(places=[place]))
+        assert flat_batches(batches_of(resumed)) == first[taken:], taken
+        assert flat_batches(batches_of(resumed)) == second, taken
 
 
-def test_a_state_of_a_worker_that_has_ended_reads_nothing_again(split: str) -> None:
-    ended = dataset(split, stream_config())
-    first, state = flat_batches(ended), ended.state_dict()
-    resumed = dataset(split, stream_config())
-    resumed.load_state_dict(state)
-    assert flat_batches(resumed) == []
-    second = flat_batches(resumed)
-    assert second == flat_batches(ended)
-    assert second != first
+def test_a_batch_closes_before_its_behaviours_pass_the_budget(split: str) -> None:
+    for shuffle in (0, 20):
+        config = stream_config(shuffle_requests=shuffle, behaviours_per_batch=12, batch_size=10**6)
+        batches = batches_of(dataset(split, config))
+        assert sorted_requests(requests_of(batches)) == expected_requests(USERS, 5)
+        counts = [batch.num_behaviours for batch in batches]
+        assert max(counts) <= 12
+        assert all(count > 12 - 5 for count in counts[:-1])
+
+
+def test_a_request_with_more_behaviours_than_the_budget_comes_alone(split: str) -> None:
+    config = stream_config(behaviours_per_batch=1, batch_size=10**6)
+    batches = batches_of(dataset(split, config))
+    assert sorted_requests(requests_of(batches)) == expected_requests(USERS, 5)
+    for batch in batches:
+        assert batch.num_behaviours <= 1 or len(requests_of([batch])) == 1
 
 
 def test_empty_files_and_splits_give_no_batch(tmp_path: Path) -> None:
@@ -244,14 +235,14 @@ def test_users_without_requests_do_not_end_a_batch(tmp_path: Path) -> None:
     quiet = User(3, [1, 2], [1, 2], [])
     users = [quiet, quiet, *same_user(2), quiet, quiet, quiet, *same_user(4)[2:], quiet]
     path = write_users(tmp_path / "a.parquet", users, rows_per_group=1)
-    batches = list(dataset(path, stream_config(shuffle_requests=0)))
+    batches = batches_of(dataset(path, stream_config(shuffle_requests=0)))
     assert [len(batch.label) for batch in batches] == [8]
 
 
 def test_consecutive_epochs_of_one_window_are_not_the_same_shuffle(tmp_path: Path) -> None:
     path = write_users(tmp_path / "a.parquet", same_user(40), rows_per_group=100)
     data = dataset(path, stream_config(shuffle_requests=100))
-    orders = [[request[3] for request in requests_of(data)] for _ in range(4)]
+    orders = [[request[3] for request in requests_of(batches_of(data))] for _ in range(4)]
     assert all(one != other for one, other in pairwise(orders))
 
 
@@ -259,6 +250,6 @@ def test_row_groups_come_in_another_order_each_epoch(tmp_path: Path) -> None:
     # Windows of a row group, a row group a user: the order of users is that of the row groups.
     path = write_users(tmp_path / "a.parquet", same_user(20), rows_per_group=1)
     data = dataset(path, stream_config(shuffle_requests=1))
-    orders = [[request[0] for request in requests_of(data)][::2] for _ in range(3)]
+    orders = [[request[0] for request in requests_of(batches_of(data))][::2] for _ in range(3)]
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert all(one != other for one, other in pairwise([list(range(20)), *orders]))

@@ -85,13 +85,13 @@ def test_python_before_3_11_is_an_error() -> None:
 
 
 def test_libraries_are_compared_with_the_pinned_versions() -> None:
-    versions = {"torchx": "0.7.0", "pyarrow": "25.0.0", "torchdata": "1", "torchmetrics": "1"}
+    versions = {"torchx": "0.7.0", "pyarrow": "25.0.0", "fsspec": "1", "torchmetrics": "1"}
     found = by_subject(check_libraries(versions, {"torchx": "0.7.0", "pyarrow": "26.0.1"}))
     assert found["torchx"].level == "ok"
     assert found["pyarrow"].level == "warning"
     assert "pip install pyarrow==26.0.1" in found["pyarrow"].advice
     assert found["iopath"].level == "error"
-    assert found["torchdata"].level == "ok"
+    assert found["fsspec"].level == "ok"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,265 @@
+"""Batches for one rank: the loader, the vote that keeps ranks in step, the place to resume from."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import statistics
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from pipelines.batch import Batch, padding_batch
+from pipelines.place import Place
+from pipelines.stream import Read, RequestDataset, Start
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED_PLACES = 16
+_NEVER = 1 << 60
+
+
+class BatchStream(Iterator[Batch]):
+    """Batches of one or more epochs, equally many on every rank.
+
+    For each batch the ranks vote over `group`: as long as one of them has data, all go on, and
+    those without get a weightless padding batch. The vote also carries the weights, so that each
+    batch knows the sum over all ranks before the forward pass. It is held one batch ahead: sent
+    when a batch is read, needed when the batch is handed out.
+
+    Args:
+        dataset: this rank's share.
+        workers: processes that read ahead.
+        epochs: passes over the data.
+        group: a gloo group of all ranks, None for one rank.
+        pin_memory: copy batches to page-locked memory.
+    """
+
+    def __init__(
+        self,
+        dataset: RequestDataset,
+        *,
+        workers: int,
+        epochs: int,
+        group: dist.ProcessGroup | None,
+        pin_memory: bool,
+    ) -> None:
+        self._dataset, self._group, self._epochs = dataset, group, epochs
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata 0.11 calls it.
+            # Its snapshots go on with as many workers only: places travel with batches instead.
+            self._loader: StatefulDataLoader[Read] = StatefulDataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=workers,
+                snapshot_every_n_steps=_NEVER,
+                pin_memory=pin_memory,
+                persistent_workers=workers > 0,
+                multiprocessing_context=_forkserver() if workers else None,
+            )
+        self._readers = max(1, workers)
+        self._start = Start(places=[Place()] * self._readers)
+        self._iterator: Iterator[Read] | None = None
+        self._read_out = False
+        """This rank's share of the epoch is over; it may have to wait for other ranks."""
+        self._ahead: _Vote | None = None
+        self._places, self._next_reader = list(self._start.places), 0
+        self._standings: OrderedDict[int, _Standing] = OrderedDict()
+        self._imbalance, self._counted = 0.0, 0
+        self.epoch = 0
+        self.batches = 0
+        """Batches given out, over all epochs and resumed runs."""
+        self.samples = 0.0
+        """Weight of their targets, over all ranks."""
+        self.waited_s = 0.0
+        """Seconds spent waiting for data and votes."""
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        try:
+            while self.epoch < self._epochs:
+                vote, self._ahead = self._ahead or self._next_vote(), None
+                result = vote.wait()
+                if result.readers:
+                    self._ahead = self._next_vote()
+                    return self._hand_out(vote, result)
+                self.epoch += 1
+                self._iterator, self._read_out = None, False
+                self._places, self._next_reader = [Place()] * self._readers, 0
+            raise StopIteration
+        finally:
+            self.waited_s += time.perf_counter() - started
+
+    def _next_vote(self) -> _Vote:
+        """Read a batch, if there is one, and let the other ranks know."""
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        try:
+            read = None if self._read_out else next(self._iterator, None)
+        except (ValueError, OSError) as error:
+            raise _without_traceback(error) from error
+        self._read_out = read is None
+        if read is not None:
+            self._places[read.worker] = read.place
+            self._next_reader = (read.worker + 1) % self._readers
+        batch = None if read is None else read.batch
+        return _Vote(batch, tuple(self._places), self._next_reader, self._group)
+
+    def _hand_out(self, vote: _Vote, result: _Result) -> Batch:
+        batch = padding_batch() if vote.batch is None else vote.batch
+        batch.total_weight.fill_(result.weight)
+        self.batches += 1
+        self.samples += result.weight
+        self._imbalance += result.imbalance
+        self._counted += 1
+        self._remember(_Standing(self.epoch, self.samples, vote.places, vote.next_reader))
+        return batch
+
+    def _remember(self, standing: _Standing) -> None:
+        self._standings[self.batches] = standing
+        if len(self._standings) > _REMEMBERED_PLACES:
+            self._standings.popitem(last=False)
+
+    def take_imbalance(self) -> float:
+        """Behaviours of the fullest rank over the mean of all, mean of the batches since asked."""
+        mean = self._imbalance / self._counted if self._counted else 1.0
+        self._imbalance, self._counted = 0.0, 0
+        return mean
+
+    def place_after(self, batches: int) -> dict[str, Any]:
+        """Where all ranks go on after so many batches; a collective.
+
+        Pipelines read a few batches ahead of training, so the last places are remembered.
+
+        Returns:
+            What JSON can hold, the same on every rank.
+
+        Raises:
+            KeyError: the batch was given out too long ago.
+        """
+        standing = self._standings[batches]
+        mine = {"next_reader": standing.next_reader, "places": standing.places}
+        ranks = [mine]
+        if self._group is not None:
+            ranks = [{}] * self._dataset.world
+            dist.all_gather_object(ranks, mine, group=self._group)
+        return {
+            "epoch": standing.epoch,
+            "batches": batches,
+            "samples": standing.samples,
+            "order": self._dataset.order(),
+            "cuts": list(self._start.cuts) if standing.epoch == self._start.epoch else [],
+            "ranks": ranks,
+        }
+
+    def restore(self, place: dict[str, Any]) -> None:
+        """Go on from a place of `place_after`, in a stream that has not started.
+
+        As many readers as there were (ranks x workers) go on where each of them stood; with
+        another number, what is left of the epoch is cut among those there are.
+
+        Raises:
+            ValueError: something that decides the order of the requests is not as it was.
+        """
+        for name, value in self._dataset.order().items():
+            earlier = place["order"].get(name)
+            if earlier != value:
+                raise ValueError(
+                    f"{name} is {value}, the checkpoint was written with {earlier}; "
+                    "resume with that, or start a new run"
+                )
+        ranks, rank, world = place["ranks"], self._dataset.rank, self._dataset.world
+        before = [Place(*numbers) for one in ranks for numbers in one["places"]]
+        cuts = [[Place(*numbers) for numbers in cut] for cut in place["cuts"]]
+        places, first = [Place()] * self._readers, 0
+        if len(before) != world * self._readers:
+            cuts.append(before)
+            logger.info(
+                "%d readers have begun the epoch, %d go on: what is left is cut anew",
+                len(before),
+                world * self._readers,
+            )
+        else:
+            places = before[rank * self._readers : (rank + 1) * self._readers]
+            first = ranks[rank]["next_reader"] if len(ranks) == world else 0
+        self._start = Start(place["epoch"], cuts, places, first)
+        self._dataset.start_at(self._start)
+        self._places, self._next_reader = list(places), first
+        self.epoch, self.batches, self.samples = place["epoch"], place["batches"], place["samples"]
+        self._remember(_Standing(self.epoch, self.samples, tuple(places), first))
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where this rank goes on after a batch."""
+
+    epoch: int
+    samples: float
+    places: tuple[Place, ...]
+    """Of its readers."""
+    next_reader: int
+    """Whose turn it is."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What the ranks said of a batch."""
+
+    readers: int
+    """Ranks that have one."""
+    weight: float
+    imbalance: float
+    """Behaviours of the fullest rank over the mean of all."""
+
+
+class _Vote:
+    """This rank's batch or none, where it stands after it, and its voice among the ranks."""
+
+    def __init__(
+        self,
+        batch: Batch | None,
+        places: tuple[Place, ...],
+        next_reader: int,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.batch, self.places, self.next_reader = batch, places, next_reader
+        rank, world = (0, 1) if group is None else (group.rank(), group.size())
+        self._numbers = torch.zeros(2 + world, dtype=torch.float64)
+        if batch is not None:
+            self._numbers[0], self._numbers[1] = 1.0, batch.total_weight
+            self._numbers[2 + rank] = batch.num_behaviours
+        self._sum = (
+            None if group is None else dist.all_reduce(self._numbers, group=group, async_op=True)
+        )
+
+    def wait(self) -> _Result:
+        """The sum over the ranks; a collective that was begun when the batch was read."""
+        if self._sum is not None:
+            self._sum.wait()
+        readers, weight, *behaviours = self._numbers.tolist()
+        mean = statistics.fmean(behaviours)
+        return _Result(int(readers), weight, max(behaviours) / mean if mean else 1.0)
+
+
+def _without_traceback(error: ValueError | OSError) -> ValueError | OSError:
+    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
+    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
+
+
+def _forkserver() -> BaseContext:
+    """Workers by fork from a small server, not from a process with GPU threads.
+
+    The server imports the reader once; otherwise each worker would spend seconds on it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.stream"])
+    return context
