@@ -61,6 +61,19 @@ def make_pipeline(
         overlap: what is done ahead.
 
     Raises:
+        ValueError: as `check_device`.
+    """
+    check_device(overlap, device)
+    if overlap == "plain":
+        return _Plain(model, optimizer, device)
+    kind = PrefetchTrainPipelineSparseDist if overlap == "prefetch" else TrainPipelineSparseDist
+    return kind(model, optimizer, device, execute_all_batches=True)
+
+
+def check_device(overlap: Overlap, device: torch.device) -> None:
+    """Make sure that a device can overlap so.
+
+    Raises:
         ValueError: `prefetch` without CUDA; TorchRec has it there only.
     """
     if overlap == "prefetch" and device.type != "cuda":
@@ -68,10 +81,6 @@ def make_pipeline(
             f"loop.overlap is prefetch, the device is {device.type}: it fills caches of GPUs; use "
             "sparse_dist"
         )
-    if overlap == "plain":
-        return _Plain(model, optimizer, device)
-    kind = PrefetchTrainPipelineSparseDist if overlap == "prefetch" else TrainPipelineSparseDist
-    return kind(model, optimizer, device, execute_all_batches=True)
 
 
 def check_overlap(pipeline: Pipeline, model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from modules.ranker import Ranker
 from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
 from pipelines.lockstep import BatchStream
+from pipelines.overlap import check_device
 from pipelines.schema import DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
@@ -72,6 +73,7 @@ def build(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> Sh
     Raises:
         ValueError: no plan fits, or the planner config or the saved plan is wrong.
     """
+    check_device(config.loop.overlap, context.device)
     machines = job_topology(context)
     planning = read_planning(config, schema, machines)
     task = build_task(config, schema, context.device, planning.precisions())
@@ -91,9 +93,15 @@ def build(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> Sh
         ),
     )
     placement = place(workload, plan)
-    fused_params = workload.fused_params
-    groups = planning.replication.groups
-    model = shard(task, context, plan, fused_params=fused_params, groups=groups)
+    ahead = {"prefetch_pipeline": True} if config.loop.overlap == "prefetch" else {}
+    model = shard(
+        task,
+        context,
+        plan,
+        fused_params={**workload.fused_params, **ahead},
+        groups=planning.replication.groups,
+        communication=config.sharding.communication,
+    )
     initialise_tables(model, seed=config.seed, std=config.model.init.std)
     return ShardedRun(model, make_optimizers(model, config.optim), placement)
 

@@ -10,6 +10,7 @@ import torch
 from modules.presets import check_preset
 from modules.ranker import RankerConfig
 from pipelines.loader import DataConfig
+from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
 from trainer.checkpoint import CheckpointConfig
 from trainer.optim import OptimConfig
@@ -31,6 +32,9 @@ class LoopConfig:
     """Factor of the penalty on dense weights, biases and embeddings excepted: l2 * sum theta^2."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Compute type of all that follows the lookups; tables and optimizers stay float32."""
+    overlap: Overlap = "sparse_dist"
+    """What of the next batch is done while one computes: `plain` nothing, `sparse_dist` the
+    exchange of its ids, `prefetch` (CUDA) also the filling of caches of tables in host memory."""
     check_loss_every: int = 20
     """Steps between looks at the losses since the last look, which end the run where one is not
     finite; there is a look before each evaluation and checkpoint too."""
@@ -103,6 +107,12 @@ class TrainConfig:
                 f"model.search.top_k is {self.model.search.top_k} but data.history_length is "
                 f"{self.data.history_length}; a search keeps at most what there is"
             )
+        narrow = self._unpooled_widths()
+        if self.sharding.communication.forward == "int8" and narrow:
+            problems.append(
+                f"sharding.communication.forward is int8, unpooled tables are {narrow} wide; it "
+                "needs multiples of 32: choose such widths, or bf16"
+            )
         for check in (
             lambda: self.data.rows(schema),
             lambda: check_preset(self.model.preset, self.model.embeddings.uses),
@@ -113,3 +123,16 @@ class TrainConfig:
                 problems.append(str(error))
         if problems:
             raise ValueError("\n".join(problems))
+
+    def _unpooled_widths(self) -> list[int]:
+        """Widths of unpooled tables that are no multiples of 32."""
+        embeddings = self.model.embeddings
+        on_shards = (embeddings.pooled_space, embeddings.scored_space)
+        return sorted(
+            {
+                width
+                for space, widths in embeddings.spaces().items()
+                for width in (widths.item, widths.category)
+                if space not in on_shards and width % 32
+            }
+        )

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.lockstep import BatchStream
-from pipelines.overlap import make_pipeline
+from pipelines.overlap import Overlap, make_pipeline
 from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
@@ -47,6 +47,7 @@ def evaluate(
     *,
     history_length: int,
     planted: Planted | None,
+    overlap: Overlap,
 ) -> Evaluation:
     """Score every target of a split once, on all ranks together; a collective.
 
@@ -57,10 +58,11 @@ def evaluate(
         context: of this process.
         history_length: positions there can be.
         planted: the data's true attention, where it is known.
+        overlap: what of the next batch is done while one is scored.
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
     batches = _Remembering(stream)
-    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device)
+    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, overlap)
     run.model.eval()
     try:
         with torch.no_grad():

@@ -24,11 +24,11 @@ from trainer.distributed import RunContext
 from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
 from trainer.manifest import Manifest
-from trainer.outcome import RESULT_METRICS, finite, make_result, write_json
-from trainer.report import ReportData, write_report
+from trainer.outcome import RESULT_METRICS, finite, leave_result, make_result, write_json
 from trainer.sharding import average_replicas, set_optimizer_step
+from trainer.step_probe import StepProbe
 from trainer.task import StepOutput
-from trainer.telemetry import Telemetry, read_metrics
+from trainer.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +137,18 @@ class Trainer:
         config, started = self.config, time.perf_counter()
         limit = max(0, config.loop.steps - self.step) if config.loop.steps else None
         batches = itertools.islice(self.train_stream, limit)
-        pipeline = make_pipeline(self.run.model, self.run.optimizers.combined, self.context.device)
+        pipeline = make_pipeline(
+            self.run.model, self.run.optimizers.combined, self.context.device, config.loop.overlap
+        )
+        probe = StepProbe(config.telemetry, self.context)
         self.run.model.train()
         losses = LossWatch(self.context.device)
         first, waited = True, self.train_stream.waited_s
         while True:
             rates = self.run.optimizers.set_learning_rates(self.step)
             try:
-                output: StepOutput = pipeline.progress(batches)
+                with probe.step(self.step + 1):
+                    output: StepOutput = pipeline.progress(batches)
             except StopIteration:
                 break
             if first:
@@ -166,6 +170,7 @@ class Trainer:
                 scalars=lambda rates=rates: {  # type: ignore[misc]
                     **{f"train/learning_rate_{kind}": rate for kind, rate in rates.items()},
                     "train/behaviour_imbalance": self.train_stream.take_imbalance(),
+                    **probe.scalars(),
                 },
             )
             waited = self.train_stream.waited_s
@@ -238,6 +243,7 @@ class Trainer:
             history_length=config.data.history_length,
             # What is planted goes by category id, which hashing changes.
             planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
+            overlap=config.loop.overlap,
         )
         # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
         set_optimizer_step(self.run.model, self.step)
@@ -287,19 +293,7 @@ class Trainer:
             seconds=self.seconds,
         )
         if self.context.is_main:
-            write_json(self.folder / "result.json", result)
-            write_report(
-                ReportData(
-                    name=self.config.name,
-                    result=result,
-                    history=read_metrics(self.folder),
-                    calibration=evaluation.calibration,
-                    attention=evaluation.attention,
-                    plan=self.run.placement.rows,
-                    memory=self.run.placement.figures.memory,
-                    config_yaml=self.config_yaml,
-                ),
-                self.folder / "report.html",
+            leave_result(
+                self.folder, result, evaluation, self.run.placement, config_yaml=self.config_yaml
             )
-            logger.info("report: %s", self.folder / "report.html")
         return result

@@ -1,8 +1,9 @@
-"""What a run leaves behind as JSON."""
+"""What a run leaves behind: its result and its report."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,13 @@ from typing import Any
 from pipelines.loader import Split
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
+from trainer.evaluate import Evaluation
 from trainer.manifest import Manifest
-from trainer.telemetry import peak_memory_bytes
+from trainer.plan_job import Placement
+from trainer.report import ReportData, write_report
+from trainer.telemetry import peak_memory_bytes, read_metrics
+
+logger = logging.getLogger(__name__)
 
 RESULT_METRICS = ("auc", "gauc", "gauc_users", "ne", "logloss", "calibration")
 
@@ -60,6 +66,40 @@ def make_result(
             "device": context.device.type,
         }
     )
+
+
+def leave_result(
+    folder: Path,
+    result: dict[str, Any],
+    evaluation: Evaluation,
+    placement: Placement,
+    *,
+    config_yaml: str,
+) -> None:
+    """Write `result.json` and `report.html` of a run.
+
+    Args:
+        folder: of the run.
+        result: of `make_result`.
+        evaluation: what it tells of.
+        placement: of the tables.
+        config_yaml: the whole config.
+    """
+    write_json(folder / "result.json", result)
+    write_report(
+        ReportData(
+            name=result["name"],
+            result=result,
+            history=read_metrics(folder),
+            calibration=evaluation.calibration,
+            attention=evaluation.attention,
+            plan=placement.rows,
+            memory=placement.figures.memory,
+            config_yaml=config_yaml,
+        ),
+        folder / "report.html",
+    )
+    logger.info("report: %s", folder / "report.html")
 
 
 def finite(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,14 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.tensor import DTensor
 from torchrec import DataType, EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
+from torchrec.distributed.fbgemm_qcomm_codec import (
+    CommType,
+    QCommsConfig,
+    get_qcomm_codecs_registry,
+)
 from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
 from torchrec.distributed.shards_wrapper import LocalShardsWrapper
-from torchrec.distributed.types import ModuleSharder, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingPlan
 
 from modules.exchange import Wire
 from modules.host_kernels import host_kernels
@@ -32,6 +37,40 @@ DATA_TYPES: dict[Precision, DataType] = {"fp32": DataType.FP32, "fp16": DataType
 """TorchRec's types of a table by our names."""
 
 
+WireType = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommunicationConfig:
+    """Type of what tables exchange on its way between ranks; it is float32 before and after."""
+
+    forward: WireType = "fp32"
+    """Of rows, sums, weights and scores. `int8` needs unpooled tables whose widths are multiples
+    of 32, and sends what belongs to pooled tables as bf16."""
+    backward: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of gradients; those of a mean over many targets can be too small for fp16."""
+
+    def codecs(self) -> dict[str, QuantizedCommCodecs] | None:
+        """What TorchRec's sharders take."""
+        if (self.forward, self.backward) == ("fp32", "fp32"):
+            return None
+        forward, backward = CommType(self.forward), CommType(self.backward)
+        config = QCommsConfig(forward_precision=forward, backward_precision=backward)
+        return get_qcomm_codecs_registry(config)
+
+    def wire(self) -> Wire:
+        """What our own exchange takes."""
+        return Wire(_WIRE_TYPES[self.forward], _WIRE_TYPES[self.backward])
+
+
+_WIRE_TYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.bfloat16,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardingConfig:
     """How the tables are spread over ranks."""
@@ -41,6 +80,8 @@ class ShardingConfig:
     table may do; empty lets the planner choose freely on the machines of the job."""
     saved_plan: str = ""
     """A `plan.json` to use as it is, from a run, a checkpoint or `dare plan --out`; empty plans."""
+    communication: CommunicationConfig = field(default_factory=CommunicationConfig)
+    """Type of what tables exchange on its way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +103,21 @@ class Table:
         return 4 if self.precision == "fp32" else 2
 
 
-def sharders(fused_params: dict[str, Any]) -> list[ModuleSharder[nn.Module]]:
-    """The sharders of the collections we use, with the optimizer their kernels fuse."""
-    wire = Wire()
+def sharders(
+    fused_params: dict[str, Any], communication: CommunicationConfig | None = None
+) -> list[ModuleSharder[nn.Module]]:
+    """The sharders of the collections we use.
+
+    Args:
+        fused_params: the optimizer their kernels fuse.
+        communication: type of what they exchange; a plan does not depend on it.
+    """
+    given = communication or CommunicationConfig()
     made = (
-        EmbeddingCollectionSharder(fused_params=dict(fused_params)),
-        PooledSharder(dict(fused_params), wire),
+        EmbeddingCollectionSharder(
+            fused_params=dict(fused_params), qcomm_codecs_registry=given.codecs()
+        ),
+        PooledSharder(dict(fused_params), given.wire()),
     )
     return [cast(ModuleSharder[nn.Module], sharder) for sharder in made]
 
@@ -113,6 +163,7 @@ def shard(
     *,
     fused_params: dict[str, Any],
     groups: int = 1,
+    communication: CommunicationConfig | None = None,
 ) -> DistributedModelParallel:
     """Make the tables where the plan puts them and wrap the rest in DDP.
 
@@ -122,14 +173,16 @@ def shard(
         plan: of the ranks of one group.
         fused_params: the tables' optimizer.
         groups: groups of neighbouring ranks, each with all tables.
+        communication: type of what tables exchange.
     """
+    made = sharders(fused_params, communication)
     with host_kernels(context.device):
         if groups == 1:
             return DistributedModelParallel(
                 model,
                 device=context.device,
                 plan=plan,
-                sharders=sharders(fused_params),
+                sharders=made,
             )
         return DMPCollection(
             model,
@@ -138,7 +191,7 @@ def shard(
             world_size=context.world,
             sharding_group_size=context.world // groups,
             global_pg=cast(dist.ProcessGroup, dist.group.WORLD),
-            sharders=sharders(fused_params),
+            sharders=made,
             # TorchRec's name for groups of neighbours: the exchange stays within a host, and
             # copies of a shard are on different hosts.
             use_inter_host_allreduce=True,

@@ -47,6 +47,13 @@ class TelemetryConfig:
     progress: bool = True
     """Draw a progress bar where stderr is a terminal; elsewhere a log point is a log line."""
 
+    phases: bool = False
+    """Write the seconds a step of its phases, `train/phase_s/search` and the like, of rank 0."""
+
+    exchange_step: int = 10
+    """Step whose bytes from rank 0 to other ranks are counted, by what they carry, and written as
+    `train/exchange_bytes/...`; that step is slower. 0 for none."""
+
     profile_start: int = -1
     """Finished steps after which a torch.profiler trace starts; -1 for none."""
 
@@ -54,7 +61,12 @@ class TelemetryConfig:
     """Steps that the trace covers."""
 
     def __post_init__(self) -> None:
-        for name, least in (("log_every", 1), ("profile_start", -1), ("profile_steps", 1)):
+        for name, least in (
+            ("log_every", 1),
+            ("exchange_step", 0),
+            ("profile_start", -1),
+            ("profile_steps", 1),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"telemetry.{name} is {value}; it must be at least {least}")
