@@ -39,8 +39,11 @@ def test_bench_trains_on_two_ranks_and_prints_once(tmp_path):
 
 @pytest.mark.dist
 def test_two_ranks_train_every_target_once(data, tmp_path):
-    result, _ = on_two_ranks("train", *data, f"--out_dir={tmp_path}")
+    result, _ = on_two_ranks("train", *data, f"--out_dir={tmp_path}", "--telemetry.exchange_step=3")
     assert (result["ranks"], result["samples"]) == (2, TARGETS["train"])
+    sent = rows_of(tmp_path / "run", "train/exchange_bytes/pooled_weights")
+    (size,) = sent.values()
+    assert size > 0
     alone = dare_without_report("train", *data, f"--out_dir={tmp_path / 'alone'}").result
     assert set(result) == set(alone)
     assert all(math.isfinite(result[name]) for name in ("auc", "gauc", "ne", "logloss"))

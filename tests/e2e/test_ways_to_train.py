@@ -27,12 +27,56 @@ def _train(data, out, *options):
         ["--model.head.norm=layer", "--model.head.auxiliary_weight=0"],
         ["--model.head.inputs=product", "--model.attention.scale=joint"],
         ["--model.embeddings.attention={item: 8, category: 4, position: 0}"],
+        ["--model.embeddings.attention_lookup=scored"],
+        ["--model.embeddings.representation_lookup=unpooled"],
     ],
     ids=lambda options: options[0][2:],
 )
 def test_each_way_counts_every_target_once(data, tmp_path, options):
     _, result = _train(data, tmp_path, *options)
     assert result["samples"] == TARGETS["train"]
+
+
+def test_overlapping_nothing_gives_the_same_run_bit_for_bit(data, tmp_path):
+    options = ["--telemetry.log_every=1", "--loop.evaluate_every=4", "--loop.epochs=2"]
+    runs = {}
+    for overlap in ("plain", "sparse_dist"):
+        _, result = _train(
+            data, tmp_path, *options, f"--loop.overlap={overlap}", f"--name={overlap}"
+        )
+        assert result["samples"] == 2 * TARGETS["train"]
+        names = ("train/loss", "eval/auc", "eval/logloss")
+        runs[overlap] = [rows_of(tmp_path / overlap, name) for name in names]
+    assert runs["plain"] == runs["sparse_dist"]
+
+
+def test_phases_of_a_step_are_written_where_asked_for(data, tmp_path):
+    _train(data, tmp_path, "--telemetry.phases=true", "--telemetry.log_every=5")
+    run = tmp_path / "run"
+    steps = rows_of(run, "train/step_s")
+    phases = ["lookup", "search", "pool", "dense", "backward", "optimizer", "data", "id_exchange"]
+    for step, whole in steps.items():
+        parts = [rows_of(run, f"train/phase_s/{phase}")[step] for phase in phases]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) < 1.05 * whole
+    _train(data, tmp_path, "--name=without")
+    assert "phase_s" not in (tmp_path / "without" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--loop.overlap=prefetch", "loop.overlap is prefetch, the device is cpu"),
+        ("--sharding.communication.forward=int8", "needs multiples of 32"),
+        ("--sharding.communication.backward=int8", "communication.backward"),
+    ],
+)
+def test_what_a_device_or_a_width_cannot_do_does_not_start(data, tmp_path, option, told):
+    outcome = dare("train", *data, f"--out_dir={tmp_path / 'runs'}", option)
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    assert told in line
+    assert not (tmp_path / "runs").exists()
 
 
 def test_workers_read_every_target_once(data, tmp_path):
