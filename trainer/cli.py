@@ -205,6 +205,7 @@ def _train(arguments: list[str]) -> int:
             trainer.checkpoints.clear()
             _empty(folder, is_main=context.is_main, wait=context.wait)
         result = trainer.train(resume=parsed.resume)
+        context.wait()  # A rank that leaves early could end the job before the report is written.
         if context.is_main:
             print(json.dumps(result))
     return 0
