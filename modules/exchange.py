@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -24,25 +24,33 @@ class Wire:
     backward: torch.dtype = torch.float32
 
 
-def all_to_all_counts(counts: Sequence[Sequence[int]], group: dist.ProcessGroup) -> list[list[int]]:
-    """Send a few numbers to each rank; a collective that waits.
+def start_counts(
+    counts: Sequence[Sequence[int]], group: dist.ProcessGroup
+) -> Callable[[], list[list[int]]]:
+    """Begin to send a few numbers to each rank; a collective.
 
     Args:
         counts: for each rank, equally many whatever the sender.
         group: the ranks.
 
     Returns:
-        From each rank.
+        Waits, and gives the numbers from each rank.
     """
     mine = len(counts[dist.get_rank(group)])
     device = _device(group)
     sent = torch.tensor([number for part in counts for number in part], device=device)
     received = torch.empty(mine * len(counts), dtype=torch.int64, device=device)
-    dist.all_to_all_single(
-        received, sent, [mine] * len(counts), [len(part) for part in counts], group=group
+    sizes = [len(part) for part in counts]
+    work = dist.all_to_all_single(
+        received, sent, [mine] * len(counts), sizes, group=group, async_op=True
     )
-    numbers = received.tolist()
-    return [numbers[first : first + mine] for first in range(0, len(numbers), max(1, mine))]
+
+    def wait() -> list[list[int]]:
+        work.wait()
+        numbers = received.tolist()
+        return [numbers[first : first + mine] for first in range(0, len(numbers), mine)]
+
+    return wait
 
 
 def start_all_to_all(

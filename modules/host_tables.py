@@ -103,7 +103,9 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         Raises:
             IndexError: an id is outside its table.
         """
-        return list(_Lookup.apply(self.weights_host, self, *ids))  # type: ignore[no-untyped-call]
+        # Wants a gradient also on a rank without rows: over ranks, backward is a collective.
+        tie = self.placeholder_autograd_tensor
+        return list(_Lookup.apply(tie, self, *ids))  # type: ignore[no-untyped-call]
 
     def forward(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """Look ids up, one row an id, where all tables are of one width.

@@ -201,6 +201,8 @@ class _Started(Awaitable[Any]):
         self._second = second
 
     def _wait_impl(self) -> Awaitable[Any]:
+        if isinstance(self._second, _Arriving):
+            self._second.travelling.depart()
         return self._second
 
 
@@ -220,10 +222,10 @@ class _Arriving(Awaitable[Any]):
 
     def __init__(self, shards: Shards, slots: Slots, travelling: Travelling) -> None:
         super().__init__()
-        self._shards, self._slots, self._travelling = shards, slots, travelling
+        self._shards, self._slots, self.travelling = shards, slots, travelling
 
     def _wait_impl(self) -> ShardedRows:
-        return ShardedRows(self._shards, self._slots, *self._travelling.wait())
+        return ShardedRows(self._shards, self._slots, *self.travelling.wait())
 
 
 class _Unsent(Multistreamable):

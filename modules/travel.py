@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec.distributed.types import Awaitable
 from torchrec.streamable import Multistreamable
 
-from modules.exchange import Wire, all_to_all_counts, start_all_to_all
+from modules.exchange import Wire, start_all_to_all, start_counts
 from modules.routing import PartMap, Sent, Slots, sort_by_part
 
 LookUp = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -59,7 +59,10 @@ class Arrived(Multistreamable):
 
 
 class Travelling(Awaitable[tuple[Sent, Arrived]]):
-    """Ids on their way; its wait tells where they went and what came. A collective.
+    """Ids on their way, in two steps, so that neither waits for a step that is running.
+
+    Making it tells each rank how many ids come, `depart` sends them, its wait tells where they went
+    and what came. Each is a collective.
 
     Args:
         shards: where the tables are.
@@ -76,23 +79,33 @@ class Travelling(Awaitable[tuple[Sent, Arrived]]):
         told: list[list[int]] = [[groups, fullest] for _ in range(parts.world)]
         for part, counts, longest in zip(parts.parts, sent.counts, sent.longest, strict=True):
             told[part.rank] += [*counts, longest]
-        self._heard = all_to_all_counts(told, group)
+        self._told, self._hear = told, start_counts(told, group)
+        self._departed = False
+
+    def depart(self) -> None:
+        """Send the ids, once it is known how many come; a collective."""
+        if self._departed:
+            return
+        self._departed = True
+        shards, sent, self._heard = self._shards, self._sent, self._hear()
+        groups = sent.length_PG.size(1)
         self._ids, self._ids_work = start_all_to_all(
             "pooled ids",
             sent.row_E,
-            [sum(map(sum, _counts(of_rank))) for of_rank in told],
+            [sum(map(sum, _counts(of_rank))) for of_rank in self._told],
             [sum(map(sum, _counts(heard))) for heard in self._heard],
-            group,
+            shards.group,
         )
         self._lengths, self._lengths_work = start_all_to_all(
             "pooled lengths",
             sent.length_PG.flatten(),
-            [number * groups for number in parts.parts_of_rank],
-            [len(parts.mine) * heard[0] for heard in self._heard],
-            group,
+            [number * groups for number in shards.parts.parts_of_rank],
+            [len(shards.parts.mine) * heard[0] for heard in self._heard],
+            shards.group,
         )
 
     def _wait_impl(self) -> tuple[Sent, Arrived]:
+        self.depart()
         self._ids_work.wait()
         self._lengths_work.wait()
         mine = len(self._shards.parts.mine)

@@ -1,7 +1,7 @@
 """TorchRec's pipelines: what of the next batch happens while this one computes.
 
-Training and evaluation each have a pipeline of their own over the same model; the one that is not
-running is detached, which keeps its batches in flight.
+Training and evaluation each have a pipeline of their own over the same model. The one that is not
+running is detached; its batches in flight stay, and go on once it is attached again.
 """
 
 from __future__ import annotations
@@ -68,6 +68,19 @@ def make_pipeline(
         return _Plain(model, optimizer, device)
     kind = PrefetchTrainPipelineSparseDist if overlap == "prefetch" else TrainPipelineSparseDist
     return kind(model, optimizer, device, execute_all_batches=True)
+
+
+def attach_again(pipeline: Pipeline, model: nn.Module) -> None:
+    """Let a detached pipeline go on with its batches in flight, whose ids were sent before.
+
+    Left to itself TorchRec would send the ids of the first of them once more, and mix the two.
+
+    Args:
+        pipeline: detached, or not begun yet.
+        model: which it runs.
+    """
+    if isinstance(pipeline, TrainPipelineSparseDist) and pipeline.contexts:
+        pipeline.attach(model, sparse_dist=False)
 
 
 def check_device(overlap: Overlap, device: torch.device) -> None:

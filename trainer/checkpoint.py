@@ -85,8 +85,14 @@ class Checkpoints:
             logger.warning("%s", error)  # The error that ended training is told by who raised it.
 
     def complete(self) -> list[tuple[str, Manifest]]:
-        """Names and manifests of complete checkpoints, oldest first."""
-        return [(name, self._manifest(name)) for name in self.store.complete()]
+        """Names and manifests of complete checkpoints, oldest first; damaged ones are left out."""
+        found = []
+        for name in self.store.complete():
+            try:
+                found.append((name, self._manifest(name)))
+            except ValueError as error:
+                logger.warning("left out: %s", error)
+        return found
 
     def latest(self) -> tuple[str, Manifest] | None:
         """The newest complete checkpoint."""

@@ -78,6 +78,7 @@ class CheckpointWriter:
             self._discard(aside)
             raise RuntimeError(self._failure(name, error)) from error
         logger.info("checkpoint %s in %.1f s", store.path(name), time.perf_counter() - started)
+        context.on_main(self._clean_up, self._group)
 
     def _make_room(self, name: str) -> None:
         self._store.remove_incomplete()
@@ -90,7 +91,12 @@ class CheckpointWriter:
         manifest = replace(manifest, files={**manifest.files, **written})
         self._store.write(aside, MANIFEST_FILE, manifest.to_json())
         self._store.publish(name)
-        self._then()
+
+    def _clean_up(self) -> None:
+        try:
+            self._then()
+        except OSError as error:  # The new checkpoint is complete; only an old one stays, too.
+            logger.warning("an old checkpoint stays behind: %s", error)
 
     def _discard(self, aside: str) -> None:
         """Free what a failed save has taken; it would be ignored anyway."""

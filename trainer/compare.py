@@ -88,7 +88,12 @@ def compare(
     folder = Path(out)
     cells = []
     # A mistake in them must not wait for the first log to be made.
-    parse_run(run_parser("dare compare", ""), [f"--config={config}", *options])
+    given_config, *_ = parse_run(run_parser("dare compare", ""), [f"--config={config}", *options])
+    if given_config.checkpoint.folder:
+        raise ValueError(
+            f"checkpoint.folder is {given_config.checkpoint.folder}; the runs of a comparison keep "
+            "their checkpoints in their own folders: leave it empty"
+        )
     with run_context() as context:
         configure_logging(context.rank)
         for agreement in agreements:

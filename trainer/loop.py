@@ -14,7 +14,7 @@ from typing import Any
 from modules.norm import average_running_statistics
 from pipelines.loader import Split
 from pipelines.lockstep import BatchStream
-from pipelines.overlap import check_overlap, make_pipeline
+from pipelines.overlap import attach_again, check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
 from trainer.attention_map import planted_beside
 from trainer.build import build, describe_sizes, expected_steps, open_stream
@@ -182,6 +182,7 @@ class Trainer:
                     if self._due(config.loop.evaluate_every):
                         self._evaluate(telemetry)
                     self._save(telemetry)
+                attach_again(pipeline, self.run.model)
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
         losses.check(self.step)
@@ -256,8 +257,8 @@ class Trainer:
             return
         name, _ = latest
         store = self.checkpoints.store
+        manifest = self.load(name)  # First, because it compares all files with their digests.
         self.train_stream.restore(json.loads(store.read(name, _PLACE_FILE)))
-        manifest = self.load(name)
         self.telemetry_window = json.loads(store.read(name, _WINDOW_FILE))
         self.step, self.seconds = manifest.step, manifest.seconds
         logger.info("resumed %s at step %s", store.path(name), f"{self.step:,}")

@@ -197,6 +197,9 @@ def pooled_factors(option: ShardingOption, workload: Workload) -> tuple[float, f
     """
     model = cast(Any, workload.model)
     targets = max(1.0, workload.pooling["target_item"])
+    if option.path.endswith(f"{model.ranker.embeddings.config.scored_space}_pooled"):
+        # Targets' vectors there and their rows back; a dot product an id and target.
+        return 1.0, targets, 2 * targets
     if model.get_submodule(option.path).whole:
         # Two sums a target, of what is kept and of everything, and its own row.
         return 1.0, 2 * targets, 3 * targets

@@ -61,7 +61,6 @@ def take_out_row_states(snapshot: Snapshot, metadata: Metadata) -> list[RowState
                 and isinstance(table, ShardedTensor)
                 and isinstance(there, TensorStorageMetadata)
                 and len(there.size) == 1
-                and there.size != here.size()
             ):
                 rows, columns = table.size()
                 begins_here = {shard.shard_offsets[1] for shard in table.metadata().shards_metadata}
@@ -69,6 +68,8 @@ def take_out_row_states(snapshot: Snapshot, metadata: Metadata) -> list[RowState
                 assert isinstance(saved, TensorStorageMetadata)
                 begins_there = {chunk.offsets[1] for chunk in saved.chunks}
                 edges = [[*sorted(begins), columns] for begins in (begins_here, begins_there)]
+                if edges[0] == edges[1]:
+                    continue  # DCP reads it.
                 found.append(RowState(optimizer, key, here, rows, *edges))
                 del state[key]
     return found

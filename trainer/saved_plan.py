@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import (
@@ -77,7 +78,7 @@ def read_rows(path: str) -> list[Row]:
     with storage.open_file(path, "r") as stream:
         try:
             raw = json.load(stream)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"sharding.saved_plan: {path} is not JSON: {error}") from error
     if not isinstance(raw, list) or not all(isinstance(row, dict) for row in raw):
         raise ValueError(f"sharding.saved_plan: {path} must hold a list of shards")
@@ -87,6 +88,12 @@ def read_rows(path: str) -> list[Row]:
         for names, kind, wanted in ((_WORDS, str, "a word"), (_NUMBERS, int, "a whole number"))
         for name in names
         if not isinstance(row.get(name), kind)
+    ]
+    mistakes += [
+        f"sharding.saved_plan: {path} shard {number}: precision is {row['precision']!r}; one of "
+        f"{', '.join(get_args(Precision))}"
+        for number, row in enumerate(raw)
+        if row.get("precision", "fp32") not in get_args(Precision)
     ]
     if mistakes:
         raise ValueError("\n".join(mistakes))
@@ -131,7 +138,7 @@ def restore_plan(
 
 def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec) -> list[str]:
     can = CAPABILITIES[topology.device, table.kind]
-    kernels = (*can.compute_kernels, "dense")
+    kernels = can.compute_kernels
     found = []
     for what, allowed in (("sharding", can.sharding_types), ("kernel", kernels)):
         used = {str(part[what]) for part in parts}
@@ -157,6 +164,10 @@ def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec)
             f"{name} has shards of {held:,} numbers up to row {shape[0]:,} and column {shape[1]}; "
             f"the table has {table.rows:,} rows of {table.width}"
         )
+    for one, other in itertools.combinations(numbers, 2):
+        if all(one[f] < other[f] + other[n] and other[f] < one[f] + one[n] for f, n in _EXTENTS):
+            found.append(f"{name} has shards that overlap, at row {one[_EXTENTS[0][0]]:,}")
+            break
     if parts[0]["sharding"] == "row_wise" and [part["rank"] for part in numbers] != [
         *range(topology.ranks)
     ]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests import small_run
 from tests.ranks import run_on_ranks
 from tests.small_run import (
     batches,
@@ -211,3 +212,32 @@ def test_narrow_types_on_the_way_change_losses_a_little(tmp_path):
     for wire in ("fp16", "bf16", "int8"):
         differences = [abs(a - b) for a, b in zip(losses[wire], losses["fp32"], strict=True)]
         assert 0 < max(differences) < 0.02, wire
+
+
+def _with_few_categories(folder: Path, world: int, _rank: int) -> None:
+    small_run.ROWS["category"] = 5  # Row-wise over four ranks: 2, 2, 1 and none.
+    losses = {}
+    with run_context() as context:
+        for lookup in ("unpooled", "pooled"):
+            losses[lookup] = _train(
+                [
+                    f"--sharding.plan={folder / 'unpooled.yaml'}",
+                    "--model.head.norm=layer",
+                    "--model.embeddings.attention={item: 16, category: 8, position: 4}",
+                    f"--model.embeddings.representation_lookup={lookup}",
+                ],
+                context,
+            )["losses"]
+        if context.is_main:
+            (folder / f"few-{world}.json").write_text(json.dumps(losses))
+
+
+@pytest.mark.dist
+def test_a_rank_without_rows_of_a_collection_keeps_in_step(tmp_path):
+    _write_plans(tmp_path)
+    found = {}
+    for world in (1, 4):
+        run_on_ranks(world, functools.partial(_with_few_categories, tmp_path, world))
+        found[world] = json.loads((tmp_path / f"few-{world}.json").read_text())
+    for lookup in ("unpooled", "pooled"):
+        assert found[4][lookup] == pytest.approx(found[1]["unpooled"], abs=1e-5)

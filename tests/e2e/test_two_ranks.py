@@ -68,3 +68,17 @@ def test_an_epoch_begun_by_two_ranks_is_gone_on_with_by_one_and_ended_by_two(dat
     assert third["logloss"] < math.log(2)
     imbalance = rows_of(tmp_path / "run", "train/behaviour_imbalance")
     assert all(1 <= value <= 2 for value in imbalance.values())
+
+
+@pytest.mark.dist
+def test_evaluating_and_saving_on_the_way_change_nothing_on_two_ranks(data, tmp_path):
+    """Batches in flight go on as they were, with the ids that were sent for them."""
+    options = [*data, f"--out_dir={tmp_path}", "--telemetry.log_every=1", "--loop.epochs=2"]
+    stops = ["--loop.evaluate_every=2", "--checkpoint.every=3"]
+    straight, _ = on_two_ranks("train", *options, "--name=straight")
+    stopping, _ = on_two_ranks("train", *options, "--name=stopping", *stops)
+    assert straight["samples"] == stopping["samples"] == 2 * TARGETS["train"]
+    losses = rows_of(tmp_path / "straight", "train/loss")
+    assert len(losses) == 10
+    assert rows_of(tmp_path / "stopping", "train/loss") == losses
+    assert list(rows_of(tmp_path / "stopping", "eval/auc")) == [2, 4, 6, 8, 10]
