@@ -85,14 +85,8 @@ class Checkpoints:
             logger.warning("%s", error)  # The error that ended training is told by who raised it.
 
     def complete(self) -> list[tuple[str, Manifest]]:
-        """Names and manifests of complete checkpoints, oldest first; damaged ones are left out."""
-        found = []
-        for name in self.store.complete():
-            try:
-                found.append((name, self._manifest(name)))
-            except ValueError as error:
-                logger.warning("left out: %s", error)
-        return found
+        """Names and manifests of complete checkpoints, oldest first."""
+        return [(name, self._manifest(name)) for name in self.store.complete()]
 
     def latest(self) -> tuple[str, Manifest] | None:
         """The newest complete checkpoint."""

@@ -95,8 +95,8 @@ class CheckpointWriter:
     def _clean_up(self) -> None:
         try:
             self._then()
-        except OSError as error:  # The new checkpoint is complete; only an old one stays, too.
-            logger.warning("an old checkpoint stays behind: %s", error)
+        except (OSError, ValueError) as error:  # The new checkpoint is complete all the same.
+            logger.warning("old checkpoints stay behind: %s", error)
 
     def _discard(self, aside: str) -> None:
         """Free what a failed save has taken; it would be ignored anyway."""

@@ -164,15 +164,20 @@ def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec)
             f"{name} has shards of {held:,} numbers up to row {shape[0]:,} and column {shape[1]}; "
             f"the table has {table.rows:,} rows of {table.width}"
         )
-    for one, other in itertools.combinations(numbers, 2):
-        if all(one[f] < other[f] + other[n] and other[f] < one[f] + one[n] for f, n in _EXTENTS):
-            found.append(f"{name} has shards that overlap, at row {one[_EXTENTS[0][0]]:,}")
-            break
+    elif any(_overlap(*pair) for pair in itertools.combinations(numbers, 2)):
+        found.append(f"{name} has shards that overlap; each of its numbers is on one of them")
     if parts[0]["sharding"] == "row_wise" and [part["rank"] for part in numbers] != [
         *range(topology.ranks)
     ]:
         found.append(f"{name} is row_wise; that is one shard on each of {topology.ranks} ranks")
     return found
+
+
+def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return all(
+        one[first] < other[first] + other[size] and other[first] < one[first] + one[size]
+        for first, size in _EXTENTS
+    )
 
 
 def _sharding(parts: list[Row], topology: TopologySpec) -> ParameterSharding:

@@ -101,6 +101,14 @@ def test_compare_makes_anew_what_is_of_other_options_and_keeps_the_rest(tmp_path
     assert f"{data} is of a log with other options or unfinished" in compare("--users=200", steps=3)
 
 
+def test_compare_refuses_one_folder_for_all_checkpoints(tmp_path):
+    option = f"--checkpoint.folder={tmp_path / 'all'}"
+    outcome = dare("compare", f"--out={tmp_path}", f'--options=["{option}"]')
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "checkpoint.folder is" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_bench_prints_one_object_with_its_setting():
     sizes = ["--items=500", "--history_length=8", "--top_k=4", "--batch_size=64"]
     result = dare("bench", "train", *sizes, "--steps=2", "--repeats=2").result

@@ -116,3 +116,21 @@ def test_resuming_with_another_config_is_refused_by_name(data, out, option, told
 
 def test_resuming_where_nothing_is_starts(data, out):
     assert _train(data, out, "fresh", "--loop.steps=2", "--resume")["steps"] == 2
+
+
+def test_a_damaged_old_checkpoint_does_not_end_a_run(data, out):
+    options = ["--optim.sparse.name=sgd", "--checkpoint.every=2"]
+    _train(data, out, "aged", *options, "--loop.steps=4")
+    checkpoints = out / "aged" / "checkpoints"
+    (checkpoints / "step-00000002" / "manifest.json").write_text("{")
+    outcome = dare(
+        "train",
+        *data,
+        f"--out_dir={out}",
+        "--name=aged",
+        *options,
+        "--loop.steps=6",
+        "--resume",
+    )
+    assert "old checkpoints stay behind" in outcome.err
+    assert (checkpoints / "step-00000006" / "manifest.json").exists()

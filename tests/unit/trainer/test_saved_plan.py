@@ -130,3 +130,29 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, content, told):
     with pytest.raises(ValueError, match=r"sharding\.saved_plan") as caught:
         read_rows(str(path))
     assert told in str(caught.value)
+
+
+def test_shards_that_overlap_are_refused(planned):
+    """The table's numbers and outer corner, but one part twice and one nowhere."""
+
+    def change(rows):
+        first, second = _of(rows, "attention_item")
+        extra = dict(second)
+        first["rows"], extra["first row"], extra["rows"] = 105, 104, 1
+        rows.append(extra)
+
+    told = _changed(planned, change)
+    assert "attention_item has shards that overlap; each of its numbers is on one of them" in told
+
+
+def test_a_precision_that_is_none_is_told_by_shard(planned, tmp_path):
+    _, rows = planned
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps([{**rows[0], "precision": "fp8"}]))
+    with pytest.raises(
+        ValueError, match=r"plan\.json shard 0: precision is 'fp8'; one of fp32, fp16"
+    ):
+        read_rows(str(path))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"saved_plan: .*plan\.json is not JSON"):
+        read_rows(str(path))
