@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 COLLECTIVE_TIMEOUT_S = 60.0
-RUN_TIMEOUT_S = 240.0
+RUN_TIMEOUT_S = 480.0
 
 
 def run_on_ranks(

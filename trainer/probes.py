@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 PROJECT = "dare-torchrec"
-LIBRARIES = ("torchx", "pyarrow", "iopath", "fsspec", "torchmetrics")
+LIBRARIES = ("torchx", "pyarrow", "iopath", "fsspec", "torchdata", "torchmetrics")
 """Libraries whose version is reported, beside torch, torchrec and fbgemm."""
 
 BROKEN = (ImportError, OSError, RuntimeError, AttributeError)

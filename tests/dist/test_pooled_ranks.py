@@ -118,13 +118,16 @@ def _train_all(folder: Path, world: int, rank: int) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    """What all settings have found on so many ranks; each number of ranks runs once."""
     folder = tmp_path_factory.mktemp("pooled")
     _write_plans(folder)
-    for world in RANKS_A_HOST:
+
+    @functools.cache
+    def on(world: int) -> dict:
         run_on_ranks(world, functools.partial(_train_all, folder, world))
-    return {
-        world: torch.load(folder / f"found-{world}.pt", weights_only=True) for world in RANKS_A_HOST
-    }
+        return torch.load(folder / f"found-{world}.pt", weights_only=True)
+
+    return on
 
 
 @pytest.mark.dist
@@ -132,7 +135,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("world", RANKS_A_HOST)
 def test_losses_and_tables_are_those_of_unpooled_tables_on_one_rank(found, world, head, kind):
-    alone, here = found[1][head, "unpooled"], found[world][head, kind]
+    alone, here = found(1)[head, "unpooled"], found(world)[head, kind]
     assert here["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert here["tables"].keys() == alone["tables"].keys()
     assert len(alone["tables"]) == 4
@@ -142,18 +145,18 @@ def test_losses_and_tables_are_those_of_unpooled_tables_on_one_rank(found, world
 
 @pytest.mark.dist
 @pytest.mark.parametrize("kind", ["column_wise", "table_column_wise", "grid_shard"])
-def test_columns_were_really_cut(found, kind):
-    for world in RANKS_A_HOST:
-        assert "representation_category" in found[world]["whole", kind]["cut"]
+@pytest.mark.parametrize("world", RANKS_A_HOST)
+def test_columns_were_really_cut(found, world, kind):
+    assert "representation_category" in found(world)["whole", kind]["cut"]
 
 
 @pytest.mark.dist
-def test_training_moves_the_attention_tables_by_the_gradient_of_the_weights(found):
+@pytest.mark.parametrize("head", HEADS)
+def test_training_moves_the_attention_tables_by_the_gradient_of_the_weights(found, head):
     """In DARE nothing else reaches them: were it lost, they would stay as they were drawn."""
-    for head in HEADS:
-        result = found[2][head, "row_wise"]
-        for name, table in result["tables"].items():
-            assert (table - result["start"][name]).abs().max() > 1e-4, name
+    result = found(2)[head, "row_wise"]
+    for name, table in result["tables"].items():
+        assert (table - result["start"][name]).abs().max() > 1e-4, name
 
 
 def _count(folder: Path, _rank: int) -> None:
