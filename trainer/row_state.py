@@ -51,7 +51,7 @@ def take_out_row_states(snapshot: Snapshot, metadata: Metadata) -> list[RowState
         metadata: of the checkpoint.
     """
     found = []
-    for optimizer, state in snapshot["optimizer"].items():
+    for optimizer, state in list(snapshot["optimizer"].items()):
         weight = "model." + optimizer.removeprefix(_OPTIMIZER_PREFIX)
         table = snapshot["model"].get(weight.removeprefix("model."))
         for key, here in list(state.items()):
@@ -72,6 +72,8 @@ def take_out_row_states(snapshot: Snapshot, metadata: Metadata) -> list[RowState
                     continue  # DCP reads it.
                 found.append(RowState(optimizer, key, here, rows, *edges))
                 del state[key]
+        if not state:
+            del snapshot["optimizer"][optimizer]  # DCP would look for an empty entry.
     return found
 
 

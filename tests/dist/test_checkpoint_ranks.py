@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torchrec.distributed import comm
 from torchrec.distributed.planner import enumerators
 
 from pipelines.overlap import make_pipeline
@@ -25,7 +26,7 @@ from trainer.distributed import RunContext, run_context
 from trainer.manifest import Manifest
 from trainer.snapshot import take_snapshot
 
-TYPES = ("table_wise", "row_wise", "column_wise")
+TYPES = ("table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard")
 OPTIMIZERS = ("adam", "rowwise_adagrad", "partial_rowwise_adam")
 WORLDS = (4, 3, 2, 1)  # First all ranks: TorchRec remembers its first group.
 
@@ -44,6 +45,7 @@ def ranks_of(folder: Path, phase: str, world: int, rank: int) -> Iterator[RunCon
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     rendezvous = (folder / f"rendezvous-{phase}").as_uri()
     dist.init_process_group("gloo", rendezvous, timeout, world, rank)
+    comm._INTRA_PG = comm._CROSS_PG = None  # TorchRec remembers those of the first world.
     try:
         with run_context() as context:
             yield context
@@ -163,5 +165,8 @@ def check(folder: Path, rank: int) -> None:
 @pytest.mark.dist
 def test_any_ranks_and_plan_restore_what_any_others_saved(tmp_path: Path) -> None:
     for kind in TYPES:
-        (tmp_path / f"{kind}.yaml").write_text(f"tables: {{'*': {{sharding_types: [{kind}]}}}}\n")
+        # The last two are for pooled tables only.
+        tables = ["'*'"] if kind in TYPES[:3] else ["representation_item", "representation_category"]
+        rows = [f"{table}: {{sharding_types: [{kind}]}}" for table in tables]
+        (tmp_path / f"{kind}.yaml").write_text(f"tables: {{{', '.join(rows)}}}\n")
     run_on_ranks(4, functools.partial(check, tmp_path))
