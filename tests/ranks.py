@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -90,3 +91,6 @@ def _one_rank(rank: int, world: int, rendezvous: str, function: Callable[[int], 
         function(rank)
     finally:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # As in trainer/__main__.py.

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -127,6 +128,8 @@ def _one_rank(
     if rank == 0:
         (Path(folder) / "cells.json").write_text(json.dumps(cells))
     dist.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # As in trainer/__main__.py.
 
 
 def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext) -> dict[str, Any]:
