@@ -40,11 +40,11 @@ class RequestGrid:
 
     def history(self, value_ND: Tensor) -> Tensor:
         """Jagged behaviours as value_RLD, zeros on padding."""
-        return _dense(value_ND, self.history_offset_R1, self.num_requests, self.num_history)
+        return padded(value_ND, self.history_offset_R1, self.num_history)
 
     def targets(self, value_TD: Tensor) -> Tensor:
         """Jagged targets as value_RMD, zeros on padding."""
-        return _dense(value_TD, self.target_offset_R1, self.num_requests, self.num_targets)
+        return padded(value_TD, self.target_offset_R1, self.num_targets)
 
     def from_targets(self, value_RMD: Tensor) -> Tensor:
         """The targets' cells of a grid, in the order of the batch: value_TD."""
@@ -82,8 +82,16 @@ class RequestGrid:
         return value_ND.index_select(0, row_C).view(*index_RMK.shape, -1)
 
 
-def _dense(value_ND: Tensor, offset_R1: Tensor, rows: int, columns: int) -> Tensor:
-    if value_ND.size(0) == rows * columns:
-        return value_ND.view(rows, columns, -1)
-    dense: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(value_ND, [offset_R1], [columns])
+def padded(value_ND: Tensor, offset_G1: Tensor, longest: int) -> Tensor:
+    """Jagged rows of G groups as value_GLD, zeros on padding.
+
+    Args:
+        value_ND: rows, group by group.
+        offset_G1: where each group starts, with the total at the end.
+        longest: L.
+    """
+    groups = offset_G1.numel() - 1
+    if value_ND.size(0) == groups * longest:
+        return value_ND.view(groups, longest, value_ND.size(1))
+    dense: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(value_ND, [offset_G1], [longest])
     return dense

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.streamable import Multistreamable
 
+from modules.history import padded
 from modules.routing import Slots
 from modules.travel import LookUp
 
@@ -193,12 +194,7 @@ def pool_groups(row_ND: Tensor, weight_NC: Tensor, length_G: Tensor, longest: in
 
 def dense_groups(value_ND: Tensor, length_G: Tensor, longest: int) -> Tensor:
     """Jagged rows as value_GLD, zeros on padding."""
-    groups = length_G.numel()
-    if value_ND.size(0) == groups * longest:
-        return value_ND.view(groups, longest, value_ND.size(1))
-    offset_G1 = torch.ops.fbgemm.asynchronous_complete_cumsum(length_G)
-    dense: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(value_ND, [offset_G1], [longest])
-    return dense
+    return padded(value_ND, _offsets(length_G), longest)
 
 
 def jagged_groups(value_GLD: Tensor, length_G: Tensor, total: int) -> Tensor:
@@ -206,6 +202,13 @@ def jagged_groups(value_GLD: Tensor, length_G: Tensor, total: int) -> Tensor:
     groups, longest, width = value_GLD.shape
     if total == groups * longest:
         return value_GLD.reshape(total, width)
-    offset_G1 = torch.ops.fbgemm.asynchronous_complete_cumsum(length_G)
-    jagged: Tensor = torch.ops.fbgemm.dense_to_jagged(value_GLD.contiguous(), [offset_G1], total)[0]
+    jagged, _ = torch.ops.fbgemm.dense_to_jagged(
+        value_GLD.contiguous(), [_offsets(length_G)], total
+    )
+    assert isinstance(jagged, Tensor)
     return jagged
+
+
+def _offsets(length_G: Tensor) -> Tensor:
+    offset_G1: Tensor = torch.ops.fbgemm.asynchronous_complete_cumsum(length_G)
+    return offset_G1

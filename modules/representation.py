@@ -49,16 +49,21 @@ class UnpooledReader:
 
     def whole(self, lookups: Lookups, grid: RequestGrid, weight_RCL: Tensor) -> Represented:
         """Sum whole histories."""
-        value_ND = self._view(lookups, "representation_history")
-        target_TD = self._view(lookups, "representation_target")
+        target_TD, value_ND = self._rows(lookups)
         return Represented(target_TD, pool_all(weight_RCL, grid.history(value_ND)))
 
     def kept(self, lookups: Lookups, grid: RequestGrid, kept: Kept) -> Represented:
         """Sum what the search has kept."""
-        value_ND = self._view(lookups, "representation_history")
-        target_TD = self._view(lookups, "representation_target")
+        target_TD, value_ND = self._rows(lookups)
         row_RMKD = grid.kept_rows(value_ND, kept.index_RMK)
         return Represented(target_TD, pool_kept(kept.weight_RMK, row_RMKD))
+
+    def _rows(self, lookups: Lookups) -> tuple[Tensor, Tensor]:
+        """Rows of the targets and of the behaviours."""
+        return (
+            self._view(lookups, "representation_target"),
+            self._view(lookups, "representation_history"),
+        )
 
 
 class PooledReader:
