@@ -117,3 +117,10 @@ def test_tensors_run_no_code(checkpoint, tmp_path):
     _replace(checkpoint, "__0_0.distcp", stream.getvalue().ljust(size, b"\0"))
     assert "step-00000002" in _refused(checkpoint)
     assert not marker.exists()
+
+
+def test_attributes_are_members_of_enumerations_and_nothing_else(checkpoint):
+    """Some versions of Python pickle those as `getattr(kind, name)`."""
+    attribute = b"\x80\x04cbuiltins\ngetattr\n(ctorch\nSize\nX\x05\x00\x00\x00counttR."
+    _replace(checkpoint, ".metadata", attribute)
+    assert "metadata asks" in _refused(checkpoint)
