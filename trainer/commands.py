@@ -1,0 +1,232 @@
+"""The subcommands of `dare`: one function each, from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from trainer.parsing import make_parser
+
+
+def doctor(arguments: list[str]) -> int:
+    """Check the installation; exit code 1 where training could not work."""
+    from trainer.doctor import diagnose, format_findings, has_errors
+
+    parser = make_parser("dare doctor", "Check versions, libraries and devices; say what to do.")
+    parser.parse_args(arguments)
+    findings = diagnose()
+    print(format_findings(findings))
+    return 1 if has_errors(findings) else 0
+
+
+def prepare(arguments: list[str]) -> int:
+    """Turn a log into a dataset."""
+    from pipelines.prepare.csv_log import prepare_csv
+    from pipelines.prepare.existing import describe_parquet
+    from pipelines.prepare.movielens import prepare_movielens
+    from pipelines.prepare.summary import format_summary
+    from pipelines.prepare.taobao import prepare_taobao
+    from pipelines.prepare.tmall import prepare_tmall
+    from pipelines.synthetic import prepare_synthetic
+    from trainer.telemetry import configure_logging
+
+    sources: dict[str, Callable[..., Any]] = {
+        "synthetic": prepare_synthetic,
+        "taobao": prepare_taobao,
+        "tmall": prepare_tmall,
+        "movielens": prepare_movielens,
+        "csv": prepare_csv,
+        "parquet": describe_parquet,
+    }
+    parser = make_parser(
+        "dare prepare",
+        "Turn a log into train/, val/, test/ and schema.json. "
+        "`dare prepare SOURCE --help` explains a source's options.",
+    )
+    subcommands = parser.add_subcommands(dest="source", metavar="SOURCE")
+    for name, function in sources.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        needed = [
+            f"--{parameter.name} {parameter.name.upper()}"
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty
+        ]
+        usage = f"dare prepare {name} {' '.join(needed)} [--OPTION VALUE ...]"
+        options = make_parser(f"dare prepare {name}", summary, usage)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
+    parsed = parser.parse_args(arguments)
+    configure_logging(0)
+    chosen = parser.instantiate_classes(parsed)[parsed.source]
+    schema = sources[parsed.source](**_values(chosen))
+    print(format_summary(schema, chosen.out), file=sys.stderr)
+    print(Path(chosen.out) / "schema.json")
+    return 0
+
+
+def plan(arguments: list[str]) -> int:
+    """Place the tables of a run on machines."""
+    from trainer.arguments import parse_run, run_parser
+
+    parser = run_parser(
+        "dare plan",
+        "Place the tables of a run on the machines of a planner config, which need not be here. "
+        "Without prepared data, give data.item_rows and data.category_rows.",
+        "[--plan FILE] [--out FILE] [--picture FILE]",
+    )
+    parser.add_argument(
+        "--plan", default="", metavar="FILE", help="planner config, in place of sharding.plan"
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="write the plan, to train with sharding.saved_plan",
+    )
+    parser.add_argument(
+        "--picture", default="", metavar="FILE", help="draw the ranks' memory: .svg or .png"
+    )
+    config, _, parsed = parse_run(parser, arguments)
+    from trainer.plan_command import plan_run, with_plan
+
+    config = with_plan(config, parsed.plan)
+    text, figures = plan_run(config, out=parsed.out, picture=parsed.picture)
+    print(text, file=sys.stderr)
+    print(json.dumps(figures))
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """Train, evaluate, report."""
+    from trainer.arguments import parse_run, run_parser
+
+    parser = run_parser(
+        "dare train",
+        "Train, evaluate and report. Under torchrun: "
+        "`torchrun --nproc-per-node 2 -m trainer train --config FILE`.",
+        "[--resume | --overwrite]",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of this run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete what the run's folder holds, start anew"
+    )
+    config, text, parsed = parse_run(parser, arguments)
+    from trainer.distributed import run_context
+    from trainer.loop import Trainer
+    from trainer.telemetry import configure_logging
+
+    with run_context() as context:
+        configure_logging(context.rank)
+        folder = Path(config.out_dir) / config.name
+        _check_folder(folder, resume=parsed.resume, overwrite=parsed.overwrite)
+        trainer = Trainer(config, context, text)
+        trainer.check_data()
+        # Only now: a mistake in the config must not cost the old run.
+        if parsed.overwrite:
+            trainer.checkpoints.clear()
+            _empty(folder, is_main=context.is_main, wait=context.wait)
+        result = trainer.train(resume=parsed.resume)
+        context.wait()  # A rank that leaves early could end the job before the report is written.
+        if context.is_main:
+            print(json.dumps(result))
+    return 0
+
+
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless it is said what to do with it."""
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if (folder / "config.yaml").exists() and not resume and not overwrite:
+        raise ValueError(
+            f"{folder} holds a run; --resume goes on with it, --overwrite deletes it, "
+            "or choose another --name"
+        )
+
+
+def _empty(folder: Path, *, is_main: bool, wait: Callable[[], None]) -> None:
+    """Delete the run that a folder holds, nothing else; a collective."""
+    wait()
+    if is_main and (folder / "config.yaml").exists():
+        shutil.rmtree(folder)
+    wait()
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a split with a checkpoint."""
+    from trainer.arguments import parse_run, run_parser
+
+    parser = run_parser(
+        "dare evaluate",
+        "Score a split with a checkpoint of a run; give the config.yaml of the run's folder.",
+        "[--split SPLIT] [--at CHECKPOINT]",
+    )
+    parser.add_argument("--split", choices=["val", "test", "train"], default="test", help="which")
+    parser.add_argument(
+        "--at",
+        default="best",
+        metavar="CHECKPOINT",
+        help="`best` by validation AUC, `last`, or the name of a checkpoint's folder",
+    )
+    config, text, parsed = parse_run(parser, arguments)
+    from trainer.distributed import run_context
+    from trainer.loop import Trainer
+    from trainer.telemetry import configure_logging
+
+    with run_context() as context:
+        configure_logging(context.rank)
+        result = Trainer(config, context, text).score(parsed.split, parsed.at)
+        if context.is_main:
+            print(json.dumps(result))
+    return 0
+
+
+def compare(arguments: list[str]) -> int:
+    """Train models on logs of falling agreement."""
+    from trainer.compare import compare
+
+    summary = (compare.__doc__ or "").strip().splitlines()[0]
+    parser = make_parser("dare compare", summary, "dare compare [--OPTION VALUE ...]")
+    parser.add_function_arguments(compare)
+    print(compare(**_values(parser.instantiate_classes(parser.parse_args(arguments)))))
+    return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """Measure one thing, print it as JSON."""
+    from trainer.bench import bench_train
+    from trainer.bench_exchange import bench_exchange
+    from trainer.bench_prepare import bench_prepare
+
+    benches: dict[str, Callable[..., Any]] = {
+        "train": bench_train,
+        "exchange": bench_exchange,
+        "prepare": bench_prepare,
+    }
+    parser = make_parser("dare bench", "Measure; prints one JSON object.")
+    subcommands = parser.add_subcommands(dest="what", metavar="WHAT")
+    for name, function in benches.items():
+        summary = (function.__doc__ or "").splitlines()[0]
+        usage = f"dare bench {name} [--OPTION VALUE ...]"
+        options = make_parser(f"dare bench {name}", summary, usage)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
+    parsed = parser.parse_args(arguments)
+    chosen = parser.instantiate_classes(parsed)[parsed.what]
+    figures = benches[parsed.what](**_values(chosen))
+    if figures:  # Of all ranks, and from the first only.
+        print(json.dumps(figures))
+    return 0
+
+
+def _values(parsed: Namespace) -> dict[str, Any]:
+    """Arguments of a function by name; jsonargparse marks names that its namespace has itself."""
+    return {name.lstrip("\u200b"): value for name, value in vars(parsed).items()}
