@@ -110,10 +110,11 @@ def read_planning(config: TrainConfig, schema: DatasetSchema, machines: Topology
     """The planner config of a run; its tables have the precisions of the saved plan, if any.
 
     Raises:
-        ValueError: it is wrong, one line a mistake.
+        ValueError: it is wrong, one line a mistake, or its device does not know the optimizer.
     """
     sketch = build_task(config, schema, torch.device("meta"))
     planning = load_plan_config(config.sharding.plan, table_kinds(sketch), machines.device)
+    config.optim.sparse.check_device((planning.topology or machines).device)
     return with_saved_precisions(planning, config.sharding.saved_plan)
 
 
