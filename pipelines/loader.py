@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.parquet import IdMode, IdRules, hash_ids, list_row_groups, read_requests
 from pipelines.schema import DatasetSchema, Layout
-from pipelines.stream import RequestDataset, StreamConfig
+from pipelines.stream import EpochOrder, RequestDataset, StreamConfig
 
 Split = Literal["train", "val", "test"]
 _COLLISION_SAMPLE = 4_000_000
@@ -41,6 +41,12 @@ class DataConfig:
     shuffle_behaviours: int = 1 << 27
     """Behaviours of stored histories at which these end too: 16 bytes each, so 2 GiB a reader (each
     rank has `data.workers` of them, at least one). One row group is always read whole."""
+    epoch_order: EpochOrder = "new"
+    """`new`: each epoch is shuffled anew. `same`: all go through the order of the first, as in the
+    paper's released code."""
+    drop_last_evaluation: bool = False
+    """Leave out the last batch of val and of test where it is not full, as the paper's released
+    code does; each reader leaves out its own."""
     ids: IdMode = "check"
     """`check`: an id outside its table is an error. `hash`: ids are hashed into the table."""
     item_rows: int = 0
@@ -109,6 +115,8 @@ def make_dataset(
         seed=seed,
         ids=IdRules(config.rows(schema), config.ids),
         behaviours_per_batch=config.behaviours_per_batch,
+        epoch_order=config.epoch_order,
+        last_batch="drop" if config.drop_last_evaluation and split != "train" else "keep",
     )
     return RequestDataset(groups, stream, rank=rank, world=world)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -17,6 +17,11 @@ from pipelines.batch import Batch, Requests, collate
 from pipelines.parquet import IdRules, RowRange, read_requests, shuffled
 from pipelines.place import Place, Share, share_after, window_key
 from pipelines.schema import Layout
+
+EpochOrder = Literal["new", "same"]
+"""Whether an epoch has an order of its own or that of the first."""
+LastBatch = Literal["keep", "drop"]
+"""What becomes of a reader's last batch where another request would have fitted in."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class StreamConfig:
     ids: IdRules
     behaviours_per_batch: int = 0
     """Behaviours of a batch at most; 0 for any number."""
+    epoch_order: EpochOrder = "new"
+    last_batch: LastBatch = "keep"
 
 
 class Read(NamedTuple):
@@ -85,6 +92,7 @@ class RequestDataset(IterableDataset[Read]):
             "data.shuffle_requests": self.config.shuffle_requests,
             "data.shuffle_behaviours": self.config.shuffle_behaviours,
             "data.layout": self.config.layout,
+            "data.epoch_order": self.config.epoch_order,
             "number of row groups": len(self.groups),
             "number of rows": sum(group.stop for group in self.groups),
         }
@@ -99,8 +107,9 @@ class RequestDataset(IterableDataset[Read]):
         workers, number = (info.num_workers, info.id) if info else (1, 0)
         worker = (number + start.first_worker) % workers
         ranges = self.groups
+        epoch = start.epoch if self.config.epoch_order == "new" else 0
         if self.config.shuffle_requests > 0:
-            ranges = shuffled(ranges, _mix(self.config.seed, start.epoch))
+            ranges = shuffled(ranges, _mix(self.config.seed, epoch))
         share = share_after(
             ranges,
             start.cuts,
@@ -108,7 +117,7 @@ class RequestDataset(IterableDataset[Read]):
             readers=self.world * workers,
         )
         place = start.places[worker] if start.places else Place()
-        reader = _Reader(self.config, share, start.epoch)
+        reader = _Reader(self.config, share, epoch)
         return (Read(batch, worker, after) for batch, after in reader.batches(place))
 
 
@@ -181,7 +190,10 @@ class _Reader:
                     filling = self._empty()
             place = Place(place.window + 1, place.next_range, place.next_range)
         if filling.parts:
-            yield collate(filling.parts), place
+            last = collate(filling.parts)
+            full = filling.targets_left < last.num_targets
+            if full or self.config.last_batch == "keep":
+                yield last, place
 
     def _empty(self) -> _Filling:
         anything = np.iinfo(np.int64).max // 2
