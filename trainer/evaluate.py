@@ -9,12 +9,14 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.lockstep import BatchStream
-from pipelines.overlap import Overlap, make_pipeline
+from pipelines.overlap import make_pipeline
 from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
+from trainer.config import LoopConfig
 from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
+from trainer.released_metrics import ReleasedMetrics
 from trainer.report import AttentionSummary
 
 
@@ -44,10 +46,10 @@ def evaluate(
     run: ShardedRun,
     stream: BatchStream,
     context: RunContext,
+    config: LoopConfig,
     *,
     history_length: int,
     planted: Planted | None,
-    overlap: Overlap,
 ) -> Evaluation:
     """Score every target of a split once, on all ranks together; a collective.
 
@@ -56,13 +58,14 @@ def evaluate(
             be the same on all ranks.
         stream: one epoch of the split.
         context: of this process.
+        config: what of the next batch is done while one is scored, and which metrics are told.
         history_length: positions there can be.
         planted: the data's true attention, where it is known.
-        overlap: what of the next batch is done while one is scored.
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
+    released = ReleasedMetrics() if config.released_metrics else None
     batches = _Remembering(stream)
-    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, overlap)
+    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, config.overlap)
     run.model.eval()
     try:
         with torch.no_grad():
@@ -71,11 +74,16 @@ def evaluate(
                     output = pipeline.progress(batches)
                 except StopIteration:
                     break
+                batch = batches.in_flight.pop(0)
                 metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
-                attention.update(batches.in_flight.pop(0), output)
+                attention.update(batch, output)
+                if released is not None:
+                    released.update(output, batch.features["target_category"].values())
     finally:
         pipeline.detach()
         run.model.train()
     values = metrics.compute(context.control)
+    if released is not None:
+        values |= released.compute()
     curve = metrics.calibration_curve() if context.is_main else {}
     return Evaluation(values, curve, attention.compute())
