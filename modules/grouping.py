@@ -14,6 +14,8 @@ from modules.views import Seen
 
 _ROUNDS = 3
 """Of 2-means before each cut."""
+_AS_NEAR = 1e-4
+"""Part by which distances differ that count as equal."""
 
 
 class SimHash(nn.Module):
@@ -65,7 +67,7 @@ def clusters(value_RLD: Tensor, behaviour_RL: Tensor, most: int) -> Clusters:
     This does it on the rows of the step, in halves: of each part the two centres of 2-means are
     found, and the part is cut where half of it is nearer to the one, so that the number of rounds
     depends on the longest history alone. The behaviour nearest to its cluster's mean stands for it,
-    the newer of equals.
+    the newest of equals.
 
     Args:
         value_RLD: rows of the behaviours.
@@ -80,8 +82,14 @@ def clusters(value_RLD: Tensor, behaviour_RL: Tensor, most: int) -> Clusters:
         part_RL = 2 * part_RL + _upper_half(value_RLD, behaviour_RL, part_RL, parts, most)
         parts, longest = 2 * parts, (longest + 1) // 2
     size_RC = _count(behaviour_RL, part_RL, parts)
-    distance_RL = (value_RLD - _mean_of_part(value_RLD, behaviour_RL, part_RL, parts)).norm(dim=2)
-    rank_RL = _rank_in_part(distance_RL, behaviour_RL, part_RL, parts)
+    mean_RLD = _mean_of_part(value_RLD, behaviour_RL, part_RL, parts)
+    distance_RL = (value_RLD - mean_RLD).norm(dim=2).masked_fill(~behaviour_RL, torch.inf)
+    least_RC = distance_RL.new_full((requests, parts), torch.inf)
+    least_RC.scatter_reduce_(1, part_RL, distance_RL, "amin")
+    # Of two behaviours both are as near to their mean: not rounding decides, but age.
+    near_RL = distance_RL <= least_RC.gather(1, part_RL) * (1 + _AS_NEAR)
+    age_RL = torch.arange(length, device=value_RLD.device).expand_as(part_RL)
+    rank_RL = _rank_in_part(age_RL + length * ~near_RL, behaviour_RL, part_RL, parts)
     member_RL = behaviour_RL & (rank_RL == 0)
     log_RL = size_RC.gather(1, part_RL).clamp(min=1).float().log()
     return Clusters(member_RL, log_RL.where(member_RL, 0))
