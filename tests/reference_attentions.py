@@ -4,6 +4,8 @@ summed. Pieces and losses: `tests.reference`; tables: `tests.reference_models`.
     sdim          one_space; sums whole histories by equal hashes, no search, no auxiliary head
     twin_v2       one_space; clusters of behaviours instead of behaviours
     twin_kdd23    one_space; several projected heads with a position's bias (arXiv:2302.02352)
+    sim_hard      one_space; category search, the same heads: `sim_hard_heads`
+    sim_soft      one_space; a search of its own, the same heads: `sim_soft_heads`
 
 Letters: T targets, L slots of a row, oldest first, D width of a row, X of item and category
 together, P of position, G groups of a hash, B bits of a group, H heads, W width of a head.
@@ -12,14 +14,14 @@ together, P of position, G groups of a hash, B bits of a group, H heads, W width
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tests.reference import Form, Seen, Slots, attend, best, softmax
 from tests.reference_models import Rows, Spaces, read, scores
-from tests.reference_searches import hashes
+from tests.reference_searches import category_ranks, hashes, own_scores, raw_sum
 
 SHORTEST = 1e-12
 
@@ -34,42 +36,33 @@ def sdim(spaces: Spaces, directions: Tensor, slots: Slots) -> Seen:
     """
     rows = read(spaces, slots)
     target, history = hashes(rows, directions)
-    equal_TLG = (target[:, None] == history).all(dim=-1)
+    equal_TLG = (target[:, None] == history).all(dim=-1) & slots.valid_TL[:, :, None]
     pooled = []
     for t in range(len(slots.valid_TL)):
         sums = []
         for group in range(len(directions)):
-            collided = rows.representation_history[t][slots.valid_TL[t] & equal_TLG[t, :, group]]
+            collided = rows.representation_history[t][equal_TLG[t, :, group]]
             # The sum of no rows has no direction, and the gradient of its length is not a number.
             total = collided.sum(dim=0)
             sums.append(total / total.norm().clamp(min=SHORTEST) if len(collided) else total)
         pooled.append(torch.stack(sums).mean(dim=0))
-    return Seen(rows.representation_target, torch.stack(pooled), None)
+    share = equal_TLG.to(rows.attention_target).mean(dim=-1)
+    return Seen(rows.representation_target, torch.stack(pooled), None, weight_TL=share)
 
 
-def twin_v2(
-    spaces: Spaces, cluster_TL: Tensor, medoid_TL: Tensor, slots: Slots, form: Form
-) -> Seen:
+def twin_v2(spaces: Spaces, size_TL: Tensor, slots: Slots, form: Form) -> Seen:
     """Keep and attend to clusters, each by its medoid's row and the logarithm of its size.
 
     Args:
         spaces: `one_space`.
-        cluster_TL: of each behaviour, any integer; slots of a row with equal numbers are one
-            cluster. On padding anything.
-        medoid_TL: True on the one behaviour of each cluster that stands for it.
+        size_TL: of each medoid its cluster's size, 0 elsewhere; see `cluster_sizes`.
         slots: ids.
         form: with `top_k`, which counts clusters, and the scale of the attention.
     """
-    size_TL = torch.ones_like(cluster_TL)
-    for t, valid in enumerate(slots.valid_TL):
-        for slot in valid.nonzero().flatten().tolist():
-            cluster = valid & (cluster_TL[t] == cluster_TL[t, slot])
-            assert (cluster & medoid_TL[t]).sum() == 1, "a cluster has one medoid"
-            size_TL[t, slot] = cluster.sum()
     rows = read(spaces, slots)
-    score = scores(rows, form)
-    score = score + size_TL.to(score).log()
-    stands = medoid_TL & slots.valid_TL
+    stands = (size_TL > 0) & slots.valid_TL
+    size = torch.where(stands, size_TL, torch.ones_like(size_TL)).to(rows.attention_target)
+    score = scores(rows, form) + size.log()
     return attend(
         rows.representation_target,
         rows.representation_history,
@@ -77,6 +70,24 @@ def twin_v2(
         kept=best(score, stands, form.top_k),
         valid=stands,
     )
+
+
+def cluster_sizes(cluster_TL: Tensor, medoid_TL: Tensor, slots: Slots) -> Tensor:
+    """Of each medoid its cluster's size, 0 elsewhere.
+
+    Args:
+        cluster_TL: of each behaviour any integer; equal ones of a row are one cluster.
+        medoid_TL: True on the one behaviour of each cluster that stands for it.
+        slots: which are behaviours.
+    """
+    size_TL = torch.zeros_like(cluster_TL)
+    for t, valid in enumerate(slots.valid_TL):
+        for number in cluster_TL[t][valid].unique():
+            cluster = valid & (cluster_TL[t] == number)
+            medoid = cluster & medoid_TL[t]
+            assert medoid.sum() == 1, "a cluster has one medoid"
+            size_TL[t, medoid] = cluster.sum()
+    return size_TL
 
 
 @dataclass(frozen=True)
@@ -112,11 +123,47 @@ def twin_kdd23(spaces: Spaces, heads: Heads, slots: Slots, form: Form) -> Seen:
         form: with `top_k`; the scale does not matter.
     """
     rows = read(spaces, slots)
-    by_head = [
+    by_head = _scores_by_head(rows, heads)
+    search = torch.stack(by_head).sum(dim=0)
+    return _attend_by_head(rows, heads, by_head, search, slots, form)
+
+
+def sim_hard_heads(spaces: Spaces, heads: Heads, slots: Slots, form: Form) -> Seen:
+    """Search by category, then the newest; attend as `twin_kdd23`, all arguments alike."""
+    rows = read(spaces, slots)
+    search = category_ranks(slots)
+    return _attend_by_head(rows, heads, _scores_by_head(rows, heads), search, slots, form)
+
+
+def sim_soft_heads(
+    spaces: Spaces,
+    target_weight: Tensor,
+    history_weight: Tensor,
+    heads: Heads,
+    slots: Slots,
+    form: Form,
+) -> Seen:
+    """Search and auxiliary history as `sim_soft`, attend as `twin_kdd23`, arguments as in both.
+
+    The auxiliary history is sum g_i e_i, past W_v and W_o: it trains the search alone.
+    """
+    rows = read(spaces, slots)
+    search = own_scores(rows, target_weight, history_weight)
+    seen = _attend_by_head(rows, heads, _scores_by_head(rows, heads), search, slots, form)
+    return replace(seen, aux_history_TD=raw_sum(search, rows, slots))
+
+
+def _scores_by_head(rows: Rows, heads: Heads) -> list[Tensor]:
+    return [
         _head_score(rows, query, key, heads.position_P)
         for query, key in zip(heads.query_HWX, heads.key_HWX, strict=True)
     ]
-    search = torch.stack(by_head).sum(dim=0)
+
+
+def _attend_by_head(
+    rows: Rows, heads: Heads, by_head: list[Tensor], search: Tensor, slots: Slots, form: Form
+) -> Seen:
+    """Each head weighs and sums the same behaviours."""
     kept = best(search, slots.valid_TL, form.top_k)
 
     def pool(among: Tensor) -> Tensor:

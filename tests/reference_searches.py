@@ -2,10 +2,12 @@
 losses: `tests.reference`; tables and projections: `tests.reference_models`.
 
     din          two tables only; the scorer is an MLP, for search and attention
-    sim_hard     one_space; category search, dot attention
-    twin_hard    the same model, or with the released code's score, `released_twin_hard`
-    sim_soft     one_space; a search head of its own, dot attention
+    twin_hard    one_space; category search, dot attention: `category_search`, or with the released
+                 code's score, `released_twin_hard`
     eta          one_space; Hamming distance of signs, dot attention
+    sim_hard     one_space; category search and dot attention, `category_search`; published with
+                 several heads, as in `tests.reference_attentions`
+    sim_soft     one_space; a search of its own and dot attention; likewise
 
 Letters: T targets, L slots of a row, oldest first, D width of a row, S width of a search head,
 B bits of a hash, X width of item and category together.
@@ -76,13 +78,23 @@ def sim_soft(
         form: with `top_k` and the scale of the attention.
     """
     rows = read(spaces, slots)
-    target = rows.attention_target @ target_weight.T
-    history = rows.attention_history @ history_weight.T
-    search = (target[:, None, :] * history).sum(dim=-1)
+    search = own_scores(rows, target_weight, history_weight)
     kept = best(search, slots.valid_TL, form.top_k)
     seen = _attend(rows, scores(rows, form), kept, slots)
-    raw = torch.where(slots.valid_TL, search, torch.zeros_like(search))
-    return replace(seen, aux_history_TD=weigh(raw, rows.representation_history), score_TL=search)
+    return replace(seen, aux_history_TD=raw_sum(search, rows, slots), score_TL=search)
+
+
+def own_scores(rows: Rows, target_weight: Tensor, history_weight: Tensor) -> Tensor:
+    """g_i = (W_a v) . (W_b e_i), [T, L]."""
+    target = rows.attention_target @ target_weight.T
+    history = rows.attention_history @ history_weight.T
+    return (target[:, None, :] * history).sum(dim=-1)
+
+
+def raw_sum(score_TL: Tensor, rows: Rows, slots: Slots) -> Tensor:
+    """Sum of all behaviours' rows by their raw scores, [T, D]."""
+    raw = torch.where(slots.valid_TL, score_TL, torch.zeros_like(score_TL))
+    return weigh(raw, rows.representation_history)
 
 
 def eta(spaces: Spaces, directions: Tensor, slots: Slots, form: Form) -> Seen:
@@ -114,9 +126,14 @@ def hashes(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor]:
     return target >= 0, history >= 0
 
 
-def _attend_by_category(rows: Rows, score: Tensor, slots: Slots, form: Form) -> Seen:
+def category_ranks(slots: Slots) -> Tensor:
+    """The larger the better: first behaviours of the target's category, then the newer, [T, L]."""
     same = slots.category_TL == slots.target_category_T[:, None]
-    rank = torch.where(same, slots.position_TL.max() + 1, 0) - slots.position_TL
+    return torch.where(same, slots.position_TL.max() + 1, 0) - slots.position_TL
+
+
+def _attend_by_category(rows: Rows, score: Tensor, slots: Slots, form: Form) -> Seen:
+    rank = category_ranks(slots)
     kept = best(rank, slots.valid_TL, form.top_k)
     return replace(_attend(rows, score, kept, slots), score_TL=rank)
 

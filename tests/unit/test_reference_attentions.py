@@ -8,6 +8,7 @@ import torch
 
 from tests import reference_attentions as attentions
 from tests import reference_models as models
+from tests import reference_searches as searches
 from tests.reference import Form, Row, lay, padded
 from tests.reference_attentions import Heads
 from tests.reference_world import (
@@ -41,6 +42,7 @@ def test_sdim_sums_by_equal_hashes_and_averages_directions():
     # Behaviours (3, 1, 0), (-1, -4, 4), (2, -4, 4); the target's signs are + and +. By items the
     # first and the last, by categories the first alone.
     seen = attentions.sdim(models.one_space(SIGNS), AXES, hand_slots())
+    close(seen.weight_TL[0], vector(1, 0, 0.5))
     by_items = vector(5, -3, 4) / math.sqrt(50)
     by_categories = vector(3, 1, 0) / math.sqrt(10)
     close(seen.history_TD[0], (by_items + by_categories) / 2)
@@ -73,13 +75,15 @@ def test_sdim_of_no_collision_is_zero_and_its_gradient_finite():
 def test_a_cluster_is_its_medoid_and_the_logarithm_of_its_size():
     cluster = torch.tensor([[7, 7, 3]])
     medoid = torch.tensor([[False, True, True]])
-    seen = attentions.twin_v2(HAND, cluster, medoid, hand_slots(), FORM)
+    size = attentions.cluster_sizes(cluster, medoid, hand_slots())
+    assert size.tolist() == [[0, 2, 1]]
+    seen = attentions.twin_v2(HAND, size, hand_slots(), FORM)
     close(seen.score_TL[0, 1:], vector(LN3 + LN2, 0))
     assert seen.kept_TL.tolist() == [[False, True, True]]
     close(seen.weight_TL[0], vector(0, 6 / 7, 1 / 7))
     close(seen.history_TD[0], vector(6 / 7 * LN3, 1, 0))
     close(seen.aux_history_TD, seen.history_TD)
-    one = attentions.twin_v2(HAND, cluster, medoid, hand_slots(), Form(top_k=1))
+    one = attentions.twin_v2(HAND, size, hand_slots(), Form(top_k=1))
     close(one.weight_TL[0], vector(0, 1, 0))
     close(one.aux_history_TD, seen.history_TD)
 
@@ -88,7 +92,9 @@ def test_clusters_of_one_are_twin():
     slots = padded(ROWS)
     spaces = models.one_space(drawn_tables(2))
     numbers = lay([range(len(row.history)) for row in ROWS], 5)
-    seen = attentions.twin_v2(spaces, numbers, torch.ones(4, 5, dtype=torch.bool), slots, FORM)
+    size = attentions.cluster_sizes(numbers, torch.ones(4, 5, dtype=torch.bool), slots)
+    assert torch.equal(size, slots.valid_TL.long())
+    seen = attentions.twin_v2(spaces, size, slots, FORM)
     twin = models.dot_attention(spaces, slots, FORM)
     close(seen.history_TD, twin.history_TD)
     close(seen.aux_history_TD, twin.aux_history_TD)
@@ -98,7 +104,7 @@ def test_a_cluster_without_a_medoid_is_refused():
     cluster = torch.tensor([[7, 7, 3]])
     medoid = torch.tensor([[False, True, False]])
     with pytest.raises(AssertionError, match="a cluster has one medoid"):
-        attentions.twin_v2(HAND, cluster, medoid, hand_slots(), FORM)
+        attentions.cluster_sizes(cluster, medoid, hand_slots())
 
 
 def hand_heads() -> Heads:
@@ -152,6 +158,21 @@ def test_one_head_of_identities_is_twin():
     close(seen.aux_history_TD, twin.aux_history_TD)
 
 
+def test_heads_attend_to_what_another_search_keeps():
+    slots = hand_slots()
+    seen = attentions.sim_hard_heads(HAND, hand_heads(), slots, FORM)
+    assert seen.kept_TL.tolist() == [[True, False, True]]
+    # 10 and 1 of the first head, 20 and 1 of the second.
+    category, position = 1 / 11, 20 * LN5 / 21
+    close(seen.history_TD[0], vector(category, 2 * position, category + position))
+    own = vector(0, 0, 1)[None], vector(1, 1, 0)[None]
+    seen = attentions.sim_soft_heads(HAND, *own, hand_heads(), slots, FORM)
+    assert seen.kept_TL.tolist() == [[False, True, True]]
+    # No position has a value; every category is 1.
+    close(seen.history_TD[0], vector(1, 0, 1))
+    close(seen.aux_history_TD, searches.sim_soft(HAND, *own, slots, FORM).aux_history_TD)
+
+
 def sdim_model(item, category, position, slots, _form):
     spaces = models.one_space(as_tables(item, category, position))
     return attentions.sdim(spaces, draw(3, 1, 4, seed=52), slots)
@@ -161,7 +182,14 @@ def cluster_model(item, category, position, slots, form):
     spaces = models.one_space(as_tables(item, category, position))
     cluster = lay([[1, 2, 1, 3, 2], [1, 2, 1, 3, 2], [1], []], 5)
     medoid = lay([[1, 0, 0, 1, 1], [0, 1, 1, 1, 0], [1], []], 5).bool()
-    return attentions.twin_v2(spaces, cluster, medoid, slots, form)
+    size = attentions.cluster_sizes(cluster, medoid, slots)
+    return attentions.twin_v2(spaces, size, slots, form)
+
+
+def own_search_model(*arguments):
+    item, category, position, target, history, *heads, slots, form = arguments
+    spaces = models.one_space(as_tables(item, category, position))
+    return attentions.sim_soft_heads(spaces, target, history, Heads(*heads), slots, form)
 
 
 def heads_model(*arguments):
@@ -176,6 +204,7 @@ def heads_model(*arguments):
         (sdim_model, []),
         (cluster_model, []),
         (heads_model, [(2, 3, 4), (2, 3, 4), (2, 4, 5), (5, 8), (1,)]),
+        (own_search_model, [(2, 5), (2, 5), (2, 3, 4), (2, 3, 4), (2, 4, 5), (5, 8), (1,)]),
     ],
 )
 def test_gradients_are_those_of_finite_differences(model, shapes):
