@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
 from modules.head import Head
-from modules.ranker import Ranker, RankerConfig
+from modules.model_config import RankerConfig
+from modules.ranker import Ranker
 from pipelines.batch import Batch
 from pipelines.loader import DataConfig, make_dataset
 from pipelines.schema import LAYOUTS, DatasetSchema, Layout, SplitInfo, TableInfo

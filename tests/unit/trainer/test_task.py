@@ -14,7 +14,7 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from modules.attention import AttentionConfig
 from modules.embedding import EmbeddingsConfig
 from modules.head import HeadConfig
-from modules.ranker import RankerConfig
+from modules.model_config import RankerConfig
 from modules.search import SearchConfig
 from pipelines.batch import Batch
 from pipelines.schema import Layout
