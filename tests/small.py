@@ -221,3 +221,19 @@ def tower_of(parameters: Mapping[str, Tensor], name: str, head: Head) -> Tower:
 def with_weights(batch: Batch, weight: Tensor) -> Batch:
     """The batch with other weights of its targets."""
     return replace(batch, weight=weight, total_weight=weight.sum())
+
+
+def click(logits: Tensor) -> Tensor:
+    """The click's logit, of the reference's two."""
+    return logits[:, 0] - logits[:, 1]
+
+
+def close(actual: Tensor, expected: Tensor, what: str) -> None:
+    """Equal but for the rounding of single precision."""
+    torch.testing.assert_close(
+        actual.detach().double(),
+        expected.detach(),
+        rtol=1e-5,
+        atol=5e-6 + 1e-5 * expected.detach().abs().max().item(),
+        msg=lambda text: f"{what}: {text}",
+    )
