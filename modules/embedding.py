@@ -270,28 +270,3 @@ class Embeddings(nn.Module):
     def by_table(self, value: Tensor, space: str) -> list[Tensor]:
         """Item and category side by side, cut apart along the last dimension."""
         return list(torch.split(value, list(self.config.table_widths(space).values()), dim=-1))
-
-
-class Positions(nn.Module):
-    """The position tables, dense: a batch reads every row, so there is nothing to shard.
-
-    Position 0 is the target, 1 the newest behaviour, as in the paper's released code.
-
-    Args:
-        config: spaces and widths.
-        history_length: the oldest position there can be.
-    """
-
-    def __init__(self, config: EmbeddingsConfig, history_length: int) -> None:
-        super().__init__()
-        self.config = config
-        self.tables = nn.ParameterDict(
-            {
-                space: nn.Parameter(torch.zeros(history_length + 1, widths.position))
-                for space, widths in config.spaces().items()
-            }
-        )
-
-    def table(self, use: Use) -> Tensor:
-        """The table a use reads, a row a position, [history_length + 1, D]."""
-        return self.tables[self.config.space(use)]

@@ -14,11 +14,12 @@ from torch.autograd.profiler import record_function
 from torchrec import KeyedJaggedTensor
 
 from modules.attention import BucketsOutput, HeadsOutput, masked_softmax, pool_kept
-from modules.embedding import Embeddings, Lookups, Positions
+from modules.embedding import Embeddings, Lookups
 from modules.grouping import clusters
 from modules.head import Head
 from modules.history import RequestGrid
 from modules.model_config import InitConfig, RankerConfig
+from modules.positions import Positions
 from modules.projection import UseProjection, make_uses
 from modules.representation import Kept, make_dots, make_reader
 from modules.scorers import (
