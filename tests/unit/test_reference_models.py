@@ -220,7 +220,9 @@ def mlp_projections(*weights: Tensor) -> Projections:
 
 
 def row_projections(*weights: Tensor) -> Projections:
-    roles = [Layers([weights[n]], [weights[n + 1]]) for n in (0, 2, 4, 6)]
+    # The bias of attention's history moves all scores alike: its gradient is 0.
+    biases = weights[4], draw(5, seed=60), *weights[5:]
+    roles = [Layers([weight], [bias]) for weight, bias in zip(weights[:4], biases, strict=True)]
     return Projections(after=models.four_spaces(*roles))
 
 
@@ -229,7 +231,7 @@ def row_projections(*weights: Tensor) -> Projections:
     [
         (feature_projections, [(3, 2), (3, 2)]),
         (mlp_projections, [(3, 2), (2, 3), (3,), (2,), (1,)] * 2),
-        (row_projections, [(5, 5), (5,)] * 4),
+        (row_projections, [(5, 5)] * 4 + [(5,)] * 3),
     ],
 )
 def test_gradients_of_projections_are_those_of_finite_differences(make, shapes):

@@ -162,8 +162,8 @@ def test_a_search_that_keeps_everything_is_twin():
         close(seen.weight_TL, twin.weight_TL)
 
 
-def din_model(item, category, weight, last, bias, last_bias, slope, slots, form):
-    scorer = Layers([weight, last], [bias, last_bias], [slope])
+def din_model(item, category, weight, last, bias, slope, slots, form):
+    scorer = Layers([weight, last], [bias, vector(0.3)], [slope])
     return searches.din(models.one_space({"item": item, "category": category}), scorer, slots, form)
 
 
@@ -190,7 +190,7 @@ def eta_model(item, category, position, slots, form):
 @pytest.mark.parametrize(
     ("model", "features", "shapes"),
     [
-        (din_model, 2, [(3, 16), (1, 3), (3,), (1,), (1,)]),
+        (din_model, 2, [(3, 16), (1, 3), (3,), (1,)]),
         (hard_model, 3, []),
         (released_model, 3, []),
         (soft_model, 3, [(2, 5), (2, 5)]),
