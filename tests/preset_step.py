@@ -71,7 +71,7 @@ def compare(config: RankerConfig, log: list[small.User], batch: Batch) -> dict[s
         l2=L2,
         floor=0.0,
     )
-    size_TL = sizes(clusters, batch) if clusters else None
+    size_TL = sizes(clusters, batch, config.search.cluster_size) if clusters else None
     expected, gradients = reference_presets.run(task, config, small.rows_of(log), form, size_TL)
 
     weight = batch.weight.sum()
@@ -111,10 +111,11 @@ def recorded_clusters() -> Iterator[list[Clusters]]:
         yield found
 
 
-def sizes(recorded: list[Clusters], batch: Batch) -> Tensor:
+def sizes(recorded: list[Clusters], batch: Batch, most: int) -> Tensor:
     """Cluster sizes at their medoids, a row a target, oldest first."""
     ((member_RL, log_size_RL),) = recorded
     size_RL = (log_size_RL.exp() * member_RL).round().long()
     targets_R = batch.features["target_item"].lengths()
     assert torch.equal(size_RL.sum(1), batch.features["history_item"].lengths())
+    assert size_RL.max() <= most
     return size_RL.repeat_interleave(targets_R, dim=0).flip(1)
