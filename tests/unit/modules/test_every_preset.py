@@ -33,7 +33,7 @@ def test_a_preset_equals_its_equations(preset: str, layout: Layout, tmp_path: Pa
     check_all_trained(gradients, *cancelled(preset))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "sim_soft"])
 def test_without_an_auxiliary_head_a_preset_equals_its_equations(
     preset: str, tmp_path: Path
 ) -> None:
