@@ -9,7 +9,7 @@ Letters: R requests, N behaviours or targets of a batch, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -94,9 +94,21 @@ class EmbeddingsConfig:
     target's vector goes to the shards and a number a behaviour and target comes back, which is
     less where a request has fewer targets than a feature has numbers, over slow networks or long
     histories. A space that the head reads too is always read unpooled."""
+    position_encoding: Literal["rank", "none"] = "rank"
+    """`rank`: the target has position 0, the newest behaviour 1, the next 2. `none`: no position
+    tables, whatever their widths."""
+    gradients: Literal["summed", "balanced"] = "summed"
+    """How the gradients of attention and representation meet in tables that they share.
+    `balanced` first scales attention's, table by table, to the norm of the representation's."""
 
     def __post_init__(self) -> None:
         self.spaces()
+        names = {self.space(use) for use in USES}
+        if self.gradients == "balanced" and len(names) > 1:
+            raise ValueError(
+                f"model.embeddings.gradients is balanced, but the uses read {len(names)} spaces, "
+                f"{', '.join(sorted(names))}; it is for one space that all four uses share"
+            )
 
     def space(self, use: Use) -> str:
         """Name of the space a use reads."""
@@ -113,6 +125,8 @@ class EmbeddingsConfig:
         found: dict[str, WidthsConfig] = {}
         for use in USES:
             widths = self.attention if use.startswith("attention") else self.representation
+            if self.position_encoding == "none":
+                widths = replace(widths, position=0)
             name = self.space(use)
             if not name.isidentifier():
                 raise ValueError(f"model.embeddings.uses.{use} is {name!r}; use letters, digits, _")
@@ -123,6 +137,11 @@ class EmbeddingsConfig:
                     f"model.embeddings.representation is {self.representation}; make them equal"
                 )
         return found
+
+    def table_widths(self, space: str) -> dict[str, int]:
+        """Widths of a space's sharded tables, in the order in which rows lie side by side."""
+        widths = self.spaces()[space]
+        return {table: getattr(widths, table) for table in TABLES}
 
     @property
     def pooled_space(self) -> str | None:
@@ -250,34 +269,4 @@ class Embeddings(nn.Module):
 
     def by_table(self, value: Tensor, space: str) -> list[Tensor]:
         """Item and category side by side, cut apart along the last dimension."""
-        widths = self.config.spaces()[space]
-        return list(torch.split(value, [getattr(widths, table) for table in TABLES], dim=-1))
-
-
-class Positions(nn.Module):
-    """The position tables, dense: a batch reads every row, so there is nothing to shard.
-
-    Position 0 is the target, 1 the newest behaviour, as in the paper's released code.
-
-    Args:
-        config: spaces and widths.
-        history_length: the oldest position there can be.
-    """
-
-    def __init__(self, config: EmbeddingsConfig, history_length: int) -> None:
-        super().__init__()
-        self.config = config
-        self.tables = nn.ParameterDict(
-            {
-                space: nn.Parameter(torch.zeros(history_length + 1, widths.position))
-                for space, widths in config.spaces().items()
-            }
-        )
-
-    def target(self, use: Use) -> Tensor:
-        """The target's position embedding, [D]."""
-        return self.tables[self.config.space(use)][0]
-
-    def history(self, use: Use, length: int) -> Tensor:
-        """Position embeddings of the `length` newest behaviours, newest first, [length, D]."""
-        return self.tables[self.config.space(use)][1 : length + 1]
+        return list(torch.split(value, list(self.config.table_widths(space).values()), dim=-1))

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
+from modules.model_config import RankerConfig
 from modules.presets import check_preset
-from modules.ranker import RankerConfig
 from pipelines.loader import DataConfig
 from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
@@ -125,7 +125,7 @@ class TrainConfig:
         problems += [*self._order_problems(world), *self._dropped_problems(schema, world)]
         for check in (
             lambda: self.data.rows(schema),
-            lambda: check_preset(self.model.preset, self.model.embeddings.uses),
+            lambda: check_preset(self.model),
         ):
             try:
                 check()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from modules.ranker import RankerConfig
+from modules.model_config import RankerConfig
 from tests import small
 from tests.dense_adam import WAYS, check_equal, train_dense, train_sharded
 from trainer.distributed import RunContext, run_context
