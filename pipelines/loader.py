@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.parquet import IdMode, IdRules, hash_ids, list_row_groups, read_requests
 from pipelines.schema import DatasetSchema, Layout
-from pipelines.stream import EpochOrder, RequestDataset, StreamConfig
+from pipelines.stream import EpochOrder, RequestDataset, StreamConfig, Targets
 
 Split = Literal["train", "val", "test"]
 _COLLISION_SAMPLE = 4_000_000
@@ -41,6 +41,10 @@ class DataConfig:
     shuffle_behaviours: int = 1 << 27
     """Behaviours of stored histories at which these end too: 16 bytes each, so 2 GiB a reader (each
     rank has `data.workers` of them, at least one). One row group is always read whole."""
+    targets: Targets = "together"
+    """`together`: a request's targets are in one batch and share its history there. `apart`: each
+    is a request of its own, shuffled alone, as in the paper's released code; its history is then
+    read and looked up once for each."""
     epoch_order: EpochOrder = "new"
     """`new`: each epoch is shuffled anew. `same`: all go through the order of the first, as in the
     paper's released code."""
@@ -115,6 +119,7 @@ def make_dataset(
         seed=seed,
         ids=IdRules(config.rows(schema), config.ids),
         behaviours_per_batch=config.behaviours_per_batch,
+        targets=config.targets,
         epoch_order=config.epoch_order,
         last_batch="drop" if config.drop_last_evaluation and split != "train" else "keep",
     )

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED_PLACES = 16
 _NEVER = 1 << 60
-_UNTOLD = {"data.epoch_order": "new"}
+_UNTOLD = {"data.targets": "together", "data.epoch_order": "new"}
 """What decides the order of requests, and places of earlier versions do not tell."""
 
 

@@ -20,6 +20,8 @@ from pipelines.schema import Layout
 
 EpochOrder = Literal["new", "same"]
 """Whether an epoch has an order of its own or that of the first."""
+Targets = Literal["together", "apart"]
+"""Whether a request's targets are in one batch, or each is a request of its own."""
 LastBatch = Literal["keep", "drop"]
 """What becomes of a reader's last batch where another request would have fitted in."""
 
@@ -40,6 +42,7 @@ class StreamConfig:
     ids: IdRules
     behaviours_per_batch: int = 0
     """Behaviours of a batch at most; 0 for any number."""
+    targets: Targets = "together"
     epoch_order: EpochOrder = "new"
     last_batch: LastBatch = "keep"
 
@@ -92,6 +95,7 @@ class RequestDataset(IterableDataset[Read]):
             "data.shuffle_requests": self.config.shuffle_requests,
             "data.shuffle_behaviours": self.config.shuffle_behaviours,
             "data.layout": self.config.layout,
+            "data.targets": self.config.targets,
             "data.epoch_order": self.config.epoch_order,
             "number of row groups": len(self.groups),
             "number of rows": sum(group.stop for group in self.groups),
@@ -221,12 +225,13 @@ class _Reader:
         return window, place._replace(next_range=following, requests=len(window))
 
     def _read(self, rows: RowRange) -> Requests:
-        return read_requests(
+        requests = read_requests(
             rows,
             layout=self.config.layout,
             history_length=self.config.history_length,
             ids=self.config.ids,
         )
+        return requests.with_targets_apart() if self.config.targets == "apart" else requests
 
     def _shuffle(
         self, tables: list[Requests], key: tuple[int, ...], start: int = 0, stop: int | None = None

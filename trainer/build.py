@@ -159,12 +159,12 @@ def describe_sizes(run: ShardedRun, schema: DatasetSchema, context: RunContext) 
 def expected_steps(config: TrainConfig, schema: DatasetSchema, world: int) -> int | None:
     """Steps a run will have; an estimate where requests differ in targets or behaviours."""
     train, data = schema.splits["train"], config.data
-    targets = max(1.0, train.targets / max(1, train.requests))
-    batch = max(1, int(data.batch_size / targets))
+    requests = train.requests if data.targets == "together" else train.targets
+    batch = max(1, int(data.batch_size / _targets_a_request(data, schema)))
     if data.behaviours_per_batch:
         behaviours = mean_ids(data, schema)["history_item"]
         batch = min(batch, max(1, int(data.behaviours_per_batch / behaviours)))
-    steps = config.loop.epochs * math.ceil(train.requests / world / batch)
+    steps = config.loop.epochs * math.ceil(requests / world / batch)
     return min(steps, config.loop.steps) if config.loop.steps else steps
 
 
@@ -172,13 +172,20 @@ def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:
     """Mean ids a request by feature: what the planner calls pooling factors."""
     train = schema.splits["train"]
     history = min(float(config.history_length), train.history_length["mean"])
-    targets = train.targets / max(1, train.requests)
+    targets = _targets_a_request(config, schema)
     return {
         "history_item": max(1.0, history),
         "history_category": max(1.0, history),
-        "target_item": max(1.0, targets),
-        "target_category": max(1.0, targets),
+        "target_item": targets,
+        "target_category": targets,
     }
+
+
+def _targets_a_request(config: DataConfig, schema: DatasetSchema) -> float:
+    """As the stream hands requests out, in the mean."""
+    train = schema.splits["train"]
+    together = config.targets == "together"
+    return max(1.0, train.targets / max(1, train.requests)) if together else 1.0
 
 
 def open_stream(

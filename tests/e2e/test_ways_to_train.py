@@ -24,6 +24,7 @@ def _train(data, out, *options):
         ["--loop.precision=bfloat16"],
         ["--optim.sparse.name=partial_rowwise_adam", "--optim.dense.name=adamw"],
         ["--optim.sparse.name=dense_adam"],
+        ["--data.targets=apart"],
         ["--optim.sparse.name=sgd", "--optim.dense.name=sgd", "--optim.dense.clip_norm=1"],
         ["--model.head.norm=layer", "--model.head.auxiliary_weight=0"],
         ["--model.head.inputs=product", "--model.attention.scale=joint"],

@@ -201,15 +201,17 @@ def test_a_resume_with_another_order_of_requests_is_refused_by_name(split: str) 
         open_stream(split, shuffle_requests=3).restore(place)
     with pytest.raises(ValueError, match=r"data\.epoch_order is same, .* written with new"):
         open_stream(split, epoch_order="same").restore(place)
+    with pytest.raises(ValueError, match=r"data\.targets is apart, .* written with together"):
+        open_stream(split, targets="apart").restore(place)
     with pytest.raises(ValueError, match=r"number of row groups is 7, .* written with 10"):
         open_stream(f"{split}/a.parquet").restore(place)
 
 
-def test_a_place_of_before_there_was_a_choice_of_order_is_gone_on_from(split: str) -> None:
+def test_a_place_of_before_there_was_a_choice_is_gone_on_from(split: str) -> None:
     stream = open_stream(split)
     first = flat_batch(next(stream))
     place = through_json(stream.place_after(1))
-    del place["order"]["data.epoch_order"]
+    del place["order"]["data.epoch_order"], place["order"]["data.targets"]
     resumed = open_stream(split)
     resumed.restore(place)
     assert [first, *flat_batches(resumed)] == flat_batches(open_stream(split))

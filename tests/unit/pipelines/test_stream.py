@@ -105,6 +105,24 @@ def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -
     assert requests_of(batches) == expected_requests(USERS, 5)
 
 
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_targets_apart_are_shuffled_alone_and_keep_their_history(
+    tmp_path: Path, layout: Layout
+) -> None:
+    path = write_users(tmp_path / "a.parquet", USERS, layout=layout)
+    config = stream_config(layout=layout, targets="apart", shuffle_requests=1000)
+    batches = batches_of(dataset(path, config))
+    alone = [
+        (user, items, categories, (target,), (label,))
+        for user, items, categories, targets, labels in expected_requests(USERS, 5)
+        for target, label in zip(targets, labels, strict=True)
+    ]
+    seen = requests_of(batches)
+    assert sorted_requests(seen) == alone
+    assert seen != alone
+    assert [batch.label.numel() for batch in batches[:-1]] == [8] * (len(alone) // 8)
+
+
 def test_epochs_have_orders_of_their_own_unless_all_shall_have_the_first(split: str) -> None:
     for order, same in (("new", False), ("same", True)):
         data = dataset(split, stream_config(epoch_order=order))
