@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from tests.small_run import small_config, small_schema
 from trainer.released_metrics import RELEASED_METRICS, ReleasedMetrics, released_auc
 from trainer.task import StepOutput
 
@@ -106,6 +107,16 @@ def test_padding_is_never_counted():
         batch_of([1, 2, 9], [1, 0, 1], [1.0, 1.0, 0.0], loss=1.0), torch.tensor([1, 1, 2])
     )
     assert padded.compute() == clean.compute()
+
+
+def test_several_ranks_have_no_order_of_rows_and_are_refused():
+    config = small_config("--loop.released_metrics=true", "--data.workers=2")
+    with pytest.raises(
+        ValueError, match=r"there are 2 ranks; at most 1\n.*workers is 2; at most 1"
+    ):
+        config.check(small_schema(), 2)
+    small_config("--loop.released_metrics=true").check(small_schema(), 1)
+    small_config("--data.workers=2").check(small_schema(), 2)
 
 
 def test_no_rows_are_nan():
