@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FEATURES = ("item", "category", "position")
 EPSILON = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One target with the behaviours before it, oldest first, as (item, category)."""
+    """One target with the behaviours before it, oldest first, as ids in the order of the form's
+    features."""
 
-    target: tuple[int, int]
-    history: Sequence[tuple[int, int]]
+    target: tuple[int, ...]
+    history: Sequence[tuple[int, ...]]
     label: float
     weight: float = 1.0
 
@@ -33,8 +33,10 @@ class Form:
     """Which of the published forms is computed."""
 
     top_k: int
+    features: tuple[str, ...] = ("item", "category")
+    """Tables need not have all of them."""
     two_term: bool = True
-    """(item and category) and position scaled apart; False: one dot over the root of all."""
+    """(item, category, ...) and position scaled apart; False: one dot over the root of all."""
     head_input: tuple[str, ...] = ("target", "history", "product")
     norm: str = "batch"
     aux_weight: float = 1.0
@@ -80,20 +82,21 @@ def run(
     form: Form,
 ) -> Result:
     """Logits and losses of a batch. Twin: pass the same tables twice."""
-    item, category, position, valid = _padded(rows)
-    target_item = torch.tensor([row.target[0] for row in rows])
-    target_category = torch.tensor([row.target[1] for row in rows])
-    target_position = torch.zeros_like(target_item)
+    ids, position, valid = _padded(rows)
+    target_ids = torch.tensor([row.target for row in rows])
+    target_position = torch.zeros(len(rows), dtype=torch.long)
     label = torch.tensor([row.label for row in rows], dtype=attention["item"].dtype)
     weight = torch.tensor([row.weight for row in rows], dtype=attention["item"].dtype)
 
-    def embed(tables: Mapping[str, Tensor], *ids: Tensor) -> Tensor:
-        return torch.cat([tables[f][i] for f, i in zip(FEATURES, ids, strict=True)], dim=-1)
+    def embed(tables: Mapping[str, Tensor], its_ids: Tensor, its_position: Tensor) -> Tensor:
+        every = zip(form.features, its_ids.unbind(-1), strict=True)
+        parts = [tables[feature][i] for feature, i in every if feature in tables]
+        return torch.cat([*parts, tables["position"][its_position]], dim=-1)
 
-    query = embed(attention, target_item, target_category, target_position)
-    key = embed(attention, item, category, position)
-    value = embed(representation, item, category, position)
-    target = embed(representation, target_item, target_category, target_position)
+    query = embed(attention, target_ids, target_position)
+    key = embed(attention, ids, position)
+    value = embed(representation, ids, position)
+    target = embed(representation, target_ids, target_position)
     position_width = attention["position"].shape[1]
     score = _score(query, key, position_width, two_term=form.two_term)
     kept = _kept(score, valid, form.top_k)
@@ -111,17 +114,16 @@ def run(
     return Result(outputs[0], outputs[1], weight_TL, losses[0], losses[1], penalty, loss)
 
 
-def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Item, category and position of each slot, and whether it holds a behaviour; [T, L]."""
+def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids [T, L, features] and position of each slot, and whether it holds a behaviour; [T, L]."""
     slots = max(1, *(len(row.history) for row in rows))
-    item = torch.zeros(len(rows), slots, dtype=torch.long)
-    category = torch.zeros_like(item)
+    ids = torch.zeros(len(rows), slots, len(rows[0].target), dtype=torch.long)
     for t, row in enumerate(rows):
-        for back, (its_item, its_category) in enumerate(reversed(row.history), start=1):
-            item[t, slots - back], category[t, slots - back] = its_item, its_category
+        for back, behaviour in enumerate(reversed(row.history), start=1):
+            ids[t, slots - back] = torch.tensor(behaviour)
     position = (slots - torch.arange(slots)).expand(len(rows), slots)
     length = torch.tensor([len(row.history) for row in rows])
-    return item, category, position, position <= length[:, None]
+    return ids, position, position <= length[:, None]
 
 
 def _score(query_TA: Tensor, key_TLA: Tensor, position_width: int, *, two_term: bool) -> Tensor:

@@ -72,14 +72,12 @@ def requests_of_step(step: int) -> Requests:
     count = rng.integers(1, 5, REQUESTS_A_STEP)
     end, targets = np.cumsum(length), int(count.sum())
     return Requests(
-        history_item=rng.integers(1, ROWS["item"], end[-1]),
-        history_category=rng.integers(1, ROWS["category"], end[-1]),
+        history={name: rng.integers(1, ROWS[name], end[-1]) for name in ("item", "category")},
         start=end - length,
         end=end,
         user=np.arange(REQUESTS_A_STEP),
         target_offset=np.concatenate([[0], np.cumsum(count)]),
-        target_item=rng.integers(1, ROWS["item"], targets),
-        target_category=rng.integers(1, ROWS["category"], targets),
+        target={name: rng.integers(1, ROWS[name], targets) for name in ("item", "category")},
         label=(rng.random(targets) < 0.4).astype(np.float32),
     )
 

@@ -112,7 +112,7 @@ def schema_or_sizes(config: TrainConfig) -> DatasetSchema:
         history_length={"mean": float(data.history_length)},
         files=[],
     )
-    rows = {"item": data.item_rows, "category": data.category_rows}
+    rows = {"item": data.item_rows, "category": data.category_rows, **data.feature_rows}
     return DatasetSchema(
         source="sizes",
         layout=data.layout,

@@ -1,7 +1,7 @@
 import pytest
 
+from pipelines.ids import IdMode
 from pipelines.loader import DataConfig
-from pipelines.parquet import IdMode
 from pipelines.schema import DatasetSchema, TableInfo
 
 
