@@ -31,14 +31,14 @@ class WidthsConfig:
         for name in self.features:
             if name in _OWN or not name.isidentifier():
                 raise ValueError(
-                    f"features has {name!r}; give names of letters, digits and _, other than "
-                    f"{', '.join(_OWN)}, which have widths of their own"
+                    f"features of model.embeddings has {name!r}; give names of letters, digits and "
+                    f"_, other than {', '.join(_OWN)}, which have widths of their own"
                 )
         for name, width in self.tables.items():
             if width < 4 or width % 4:
                 raise ValueError(
                     f"{name} width is {width}; it must be a multiple of 4, at least 4 (FBGEMM)"
-                    + ("" if name in ("item", "category") else f"; without {name}, leave it out")
+                    + ("" if name in ("item", "category") else ", or left out")
                 )
         if self.position < 0:
             raise ValueError(f"position width is {self.position}; it must be 0 or more")

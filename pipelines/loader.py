@@ -46,7 +46,8 @@ class DataConfig:
     rank has `data.workers` of them, at least one); 8 bytes more for each feature beyond item and
     category. One row group is always read whole."""
     ids: IdMode = "check"
-    """`check`: an id outside its table is an error. `hash`: ids are hashed into the table."""
+    """`check`: an id outside its table is an error. `hash`: ids are hashed into the table, those of
+    further features as well; only their 0, which is what a target without them has, stays 0."""
     item_rows: int = 0
     """Rows of the item table; 0 takes the schema's."""
     category_rows: int = 0

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.embedding import EmbeddingsConfig, UsesConfig
 from modules.head import Head
 from modules.ranker import Ranker, RankerConfig
+from modules.widths import WidthsConfig
 from pipelines.batch import Batch
 from pipelines.loader import DataConfig, make_dataset
 from pipelines.schema import DatasetSchema, Layout, SplitInfo, TableInfo, layout_schema
