@@ -10,7 +10,7 @@ Letters: R requests, N behaviours or targets of a batch, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -68,14 +68,27 @@ class EmbeddingsConfig:
     target's vector goes to the shards and a number a behaviour and target comes back, which is
     less where a request has fewer targets than a feature has numbers, over slow networks or long
     histories. A space that the head reads too is always read unpooled."""
+    position_encoding: Literal["rank", "none"] = "rank"
+    """`rank`: the target has position 0, the newest behaviour 1, the next 2. `none`: no position
+    tables, whatever their widths."""
+    gradients: Literal["summed", "balanced"] = "summed"
+    """How the gradients of attention and representation meet in tables that they share.
+    `balanced` first scales attention's, table by table, to the norm of the representation's."""
 
     def __post_init__(self) -> None:
-        tables = [f"{name}_{table}" for name, w in self.spaces().items() for table in w.tables]
+        spaces = self.spaces()
+        tables = [f"{name}_{table}" for name in spaces for table in self.table_widths(name)]
         twice = {table for table in tables if tables.count(table) > 1}
         if twice:
             raise ValueError(
                 f"two spaces of model.embeddings.uses would have a table {min(twice)}; tables are "
                 "called <space>_<feature>: give one of the spaces another name"
+            )
+        names = {self.space(use) for use in USES}
+        if self.gradients == "balanced" and len(names) > 1:
+            raise ValueError(
+                f"model.embeddings.gradients is balanced, but the uses read {len(names)} spaces, "
+                f"{', '.join(sorted(names))}; it is for one space that all four uses share"
             )
 
     def space(self, use: Use) -> str:
@@ -93,6 +106,8 @@ class EmbeddingsConfig:
         found: dict[str, WidthsConfig] = {}
         for use in USES:
             widths = self.attention if use.startswith("attention") else self.representation
+            if self.position_encoding == "none":
+                widths = replace(widths, position=0)
             name = self.space(use)
             if not name.isidentifier():
                 raise ValueError(f"model.embeddings.uses.{use} is {name!r}; use letters, digits, _")
@@ -104,11 +119,14 @@ class EmbeddingsConfig:
                 )
         return found
 
+    def table_widths(self, space: str) -> dict[str, int]:
+        """Widths of a space's sharded tables, in the order in which rows lie side by side."""
+        return self.spaces()[space].tables
+
     @property
     def features(self) -> tuple[str, ...]:
         """Every feature that some space looks up, item and category first."""
-        tables = [widths.tables for widths in self.spaces().values()]
-        names = {name for found in tables for name in found}
+        names = {name for widths in self.spaces().values() for name in widths.tables}
         first = [name for name in FIRST if name in names]
         return (*first, *sorted(names.difference(first)))
 
@@ -222,7 +240,7 @@ class Embeddings(nn.Module):
         """
         space, side = self.config.space(use), use.rpartition("_")[2]
         parts = []
-        for table, width in self.config.spaces()[space].tables.items():
+        for table, width in self.config.table_widths(space).items():
             found = cast(dict[str, JaggedTensor], lookups[f"{space}_{width}"])
             parts.append(found[f"{side}_{table}"].values())
         return torch.cat(parts, dim=1)
@@ -237,8 +255,7 @@ class Embeddings(nn.Module):
 
     def by_table(self, value: Tensor, space: str) -> list[Tensor]:
         """What `view` has side by side, cut apart along the last dimension, table by table."""
-        widths = list(self.config.spaces()[space].tables.values())
-        return list(torch.split(value, widths, dim=-1))
+        return list(torch.split(value, list(self.config.table_widths(space).values()), dim=-1))
 
 
 class Positions(nn.Module):

@@ -6,6 +6,7 @@ Letters: R requests, M targets a request, L behaviours of the longest history, K
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,27 @@ class SearchConfig:
 
     top_k: int = 20
     """Behaviours kept a target."""
+    by: Literal["attention", "category", "hamming", "own", "none"] = "attention"
+    """What is best. `attention`: what attention scores highest, with its own scorer (TWIN, DARE).
+    `category`: the target's category, then the newest (hard search). `hamming`: most hash bits in
+    common, then the newest (ETA). `own`: a dot product behind two matrices of its own, which the
+    auxiliary loss trains by summing the history with the raw scores (SIM soft). `none`: no search,
+    everything is kept."""
+    own_width: int = 16
+    """Width behind the matrices of `own`."""
+    hash_bits: int = 32
+    """Bits of `hamming`."""
+    cluster_size: int = 0
+    """Above 0, histories are first cut into clusters of so many behaviours at most. Of each one
+    behaviour is searched and attended to, with the logarithm of the cluster's size added to its
+    score (TWIN-V2)."""
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"model.search.top_k is {self.top_k}; it must be at least 1")
+        for name, least in (("top_k", 1), ("own_width", 1), ("hash_bits", 1), ("cluster_size", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"model.search.{name} is {getattr(self, name)}; it must be at least {least}"
+                )
 
 
 class SearchUnit(nn.Module):
@@ -30,13 +48,13 @@ class SearchUnit(nn.Module):
     what attention weighs most (the consistency property of arXiv:2302.02352).
 
     Args:
-        config: how many to keep.
+        top_k: how many to keep.
         scorer: scores a history against its targets.
     """
 
-    def __init__(self, config: SearchConfig, scorer: nn.Module) -> None:
+    def __init__(self, top_k: int, scorer: nn.Module) -> None:
         super().__init__()
-        self.top_k = config.top_k
+        self.top_k = top_k
         self.scorer = scorer
 
     def forward(self, score_RML: Tensor, behaviour_RL: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +62,7 @@ class SearchUnit(nn.Module):
 
         Args:
             score_RML: the scorer's result.
-            behaviour_RL: True where a behaviour is.
+            behaviour_RL: True where a behaviour is that may be kept.
 
         Returns:
             index_RMK, columns of the kept behaviours, and valid_RMK, False where the history has

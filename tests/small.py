@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from modules.embedding import EmbeddingsConfig, UsesConfig
 from modules.head import Head
-from modules.ranker import Ranker, RankerConfig
+from modules.model_config import RankerConfig
+from modules.ranker import Ranker
 from modules.widths import WidthsConfig
 from pipelines.batch import Batch
 from pipelines.loader import DataConfig, make_dataset
@@ -288,3 +289,19 @@ def tower_of(parameters: Mapping[str, Tensor], name: str, head: Head) -> Tower:
 def with_weights(batch: Batch, weight: Tensor) -> Batch:
     """The batch with other weights of its targets."""
     return replace(batch, weight=weight, total_weight=weight.sum())
+
+
+def click(logits: Tensor) -> Tensor:
+    """The click's logit, of the reference's two."""
+    return logits[:, 0] - logits[:, 1]
+
+
+def close(actual: Tensor, expected: Tensor, what: str, *, rounding: float = 5e-6) -> None:
+    """Equal to 1e-5 of the largest value, and to what single precision rounds."""
+    torch.testing.assert_close(
+        actual.detach().double(),
+        expected.detach(),
+        rtol=1e-5,
+        atol=rounding + 1e-5 * expected.detach().abs().max().item(),
+        msg=lambda text: f"{what}: {text}",
+    )

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from modules.ranker import Preset
+from modules.model_config import Preset
 from pipelines.overlap import make_pipeline
 from pipelines.prepare.writer import DatasetWriter, user_table
 from pipelines.schema import DatasetSchema, load_schema

@@ -17,7 +17,7 @@ import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
 
-from modules.ranker import Preset
+from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.arguments import parse_run, run_parser

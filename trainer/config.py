@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
+from modules.model_config import RankerConfig
 from modules.presets import check_preset
-from modules.ranker import RankerConfig
 from pipelines.loader import DataConfig
 from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
@@ -115,7 +115,7 @@ class TrainConfig:
             )
         for check in (
             lambda: self.data.rows(schema, self.model.embeddings.features),
-            lambda: check_preset(self.model.preset, self.model.embeddings.uses),
+            lambda: check_preset(self.model),
         ):
             try:
                 check()

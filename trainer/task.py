@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from modules.ranker import Ranker, RankerOutput
+from modules.interaction import RankerOutput
+from modules.ranker import Ranker
 from pipelines.batch import Batch
 
 

@@ -9,9 +9,10 @@ import torch
 
 from modules.embedding import USES, EmbeddingsConfig, UsesConfig
 from modules.head import HeadConfig, head_input
+from modules.model_config import InitConfig, RankerConfig
 from modules.pooled import PooledEmbeddings
 from modules.presets import PRESETS, check_preset, preset_fields
-from modules.ranker import InitConfig, Ranker, RankerConfig
+from modules.ranker import Ranker
 from modules.widths import WidthsConfig
 from tests.small import CPU, DARE, ROWS, SHARED, SIDE, SIDE_ROWS, TWIN
 from trainer.arguments import parse_run, run_parser
@@ -143,18 +144,26 @@ def test_a_variant_in_a_file_stays_with_its_preset(tmp_path) -> None:
 
 
 def test_no_model_goes_by_the_name_of_another() -> None:
-    one_table = UsesConfig(**dict.fromkeys(USES, "any"))
-    check_preset("dare", UsesConfig())
-    check_preset("dare", replace(UsesConfig(), attention_target="third"))
-    check_preset("twin", one_table)
+    one_table = EmbeddingsConfig(uses=UsesConfig(**dict.fromkeys(USES, "any")))
+    third = EmbeddingsConfig(uses=replace(UsesConfig(), attention_target="third"))
+    check_preset(RankerConfig())
+    check_preset(RankerConfig(embeddings=third, head=HeadConfig(inputs="target_history")))
+    check_preset(RankerConfig(preset="twin", embeddings=one_table))
     with pytest.raises(ValueError, match=r"model\.preset is dare, but .* are those of twin"):
-        check_preset("dare", one_table)
+        check_preset(RankerConfig(embeddings=one_table))
     with pytest.raises(ValueError, match=r"model\.preset is twin, but .* are those of dare"):
-        check_preset("twin", UsesConfig())
+        check_preset(RankerConfig(preset="twin"))
+    with pytest.raises(
+        ValueError,
+        match=r"model\.preset is dare, but model\.head\.inputs is that of dare_no_tr; set",
+    ):
+        check_preset(RankerConfig(head=HeadConfig(inputs="target_history")))
 
 
 def test_an_unknown_preset_is_an_error_that_names_the_known() -> None:
-    with pytest.raises(ValueError, match=r"model\.preset is 'sim'; presets are dare, twin"):
+    with pytest.raises(
+        ValueError, match=r"model\.preset is 'sim'; presets are dare, twin, dare_no_tr"
+    ):
         preset_fields("sim")
 
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from modules.attention import masked_softmax, pool_all, pool_kept
-from modules.ranker import RankerConfig
-from modules.scorers import DotScorer
+from modules.model_config import RankerConfig
+from modules.scorers import scaled
 from modules.search import SearchConfig, SearchUnit
 from tests.small import DARE, make_task
 
@@ -30,19 +31,27 @@ DOTS = torch.tensor([[[6.0, 4.0], [5.0, 7.0]]])
                 [11 / math.sqrt(13), 4 / math.sqrt(13)],
             ],
         ),
+        # The same, plus position over sqrt(9).
+        (
+            "position_twice",
+            [
+                [12 / math.sqrt(13) + 2, 1 / math.sqrt(13) - 1],
+                [11 / math.sqrt(13) + 2, 4 / math.sqrt(13) - 1],
+            ],
+        ),
     ],
 )
 def test_score_is_the_scaled_dot_product_with_position(scale, expected) -> None:
     target_P = torch.tensor([1.0, 1.0, 1.0, 0, 0, 0, 0, 0, 0])
     history_LP = torch.zeros(2, 9)
     history_LP[0, :3], history_LP[1, 2] = 2.0, -3.0
-    score = DotScorer(scale, 4)(DOTS, target_P, history_LP)
+    score = scaled(scale, DOTS, history_LP @ target_P, (4, 9))
     torch.testing.assert_close(score, torch.tensor([expected]))
 
 
 @pytest.mark.parametrize("scale", ["two_term", "joint"])
 def test_without_positions_only_items_and_categories_score(scale) -> None:
-    score = DotScorer(scale, 4)(DOTS, torch.zeros(0), torch.zeros(2, 0))
+    score = scaled(scale, DOTS, torch.zeros(2, 0) @ torch.zeros(0), (4, 0))
     torch.testing.assert_close(score, torch.tensor([[[3.0, 2.0], [2.5, 3.5]]]))
 
 
@@ -82,7 +91,7 @@ def test_kept_and_whole_histories_are_summed_by_weight() -> None:
 def search(score: list[list[float]], length: int, top_k: int) -> list[set[int]]:
     """Columns kept for each target of one request; what is not valid is left out."""
     behaviour_RL = (torch.arange(len(score[0])) < length).unsqueeze(0)
-    unit = SearchUnit(SearchConfig(top_k=top_k), DotScorer("joint", 4))
+    unit = SearchUnit(top_k, nn.Identity())
     index, valid = unit(torch.tensor([score], dtype=torch.float), behaviour_RL)
     assert index.shape == valid.shape == (1, len(score), min(top_k, len(score[0])))
     kept = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from modules.ranker import RankerConfig
+from modules.model_config import RankerConfig
 from tests import small
 from trainer.distributed import RunContext, run_context
 from trainer.optim import (

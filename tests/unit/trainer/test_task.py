@@ -14,12 +14,12 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from modules.attention import AttentionConfig
 from modules.embedding import EmbeddingsConfig
 from modules.head import HeadConfig
-from modules.ranker import RankerConfig
+from modules.model_config import RankerConfig
 from modules.search import SearchConfig
 from pipelines.batch import Batch
 from pipelines.schema import Layout
 from tests import reference, small
-from tests.small import DARE, LOOKUPS, SIDE, TWIN
+from tests.small import DARE, LOOKUPS, SIDE, TWIN, click, close
 from trainer.distributed import run_context
 from trainer.optim import SparseOptimizerConfig
 from trainer.plan_job import make_plan
@@ -60,7 +60,6 @@ def run_reference(
         rows,
         reference.Form(
             top_k=config.search.top_k,
-            features=config.embeddings.features,
             two_term=config.attention.scale == "two_term",
             head_input=PARTS[config.head.inputs],
             norm=config.head.norm,
@@ -71,20 +70,6 @@ def run_reference(
     )
     result.loss.backward()
     return result, values
-
-
-def click(logits: Tensor) -> Tensor:
-    return logits[:, 0] - logits[:, 1]
-
-
-def close(actual: Tensor, expected: Tensor, what: str) -> None:
-    torch.testing.assert_close(
-        actual.detach().double(),
-        expected.detach(),
-        rtol=1e-5,
-        atol=5e-6 + 1e-5 * expected.detach().abs().max().item(),
-        msg=lambda text: f"{what}: {text}",
-    )
 
 
 def check(config: RankerConfig, batch: Batch, rows: list[reference.Row]) -> None:
