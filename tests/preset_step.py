@@ -54,8 +54,16 @@ def parser() -> ArgumentParser:
     return run_parser("dare train", "")
 
 
-def compare(config: RankerConfig, log: list[small.User], batch: Batch) -> dict[str, Tensor]:
+def compare(
+    config: RankerConfig, log: list[small.User], batch: Batch, *, rounding: float = 2e-6
+) -> dict[str, Tensor]:
     """Compare logits, losses, attention and the gradient of every parameter with the reference.
+
+    Args:
+        config: of the ranker.
+        log: the users.
+        batch: the same.
+        rounding: of gradients, but for those of positions.
 
     Returns:
         The reference's gradients by the ranker's names.
@@ -71,8 +79,9 @@ def compare(config: RankerConfig, log: list[small.User], batch: Batch) -> dict[s
         l2=L2,
         floor=0.0,
     )
+    rows = small.rows_of(log, config.embeddings.features)
     size_TL = sizes(clusters, batch, config.search.cluster_size) if clusters else None
-    expected, gradients = reference_presets.run(task, config, small.rows_of(log), form, size_TL)
+    expected, gradients = reference_presets.run(task, config, rows, form, size_TL)
 
     weight = batch.weight.sum()
     close(step.logit_T, click(expected.logits), "logits")
@@ -87,8 +96,8 @@ def compare(config: RankerConfig, log: list[small.User], batch: Batch) -> dict[s
         ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         # Where the target's position meets a batch norm it is constant, and its rounding is
         # divided by the root of the norm's epsilon.
-        rounding = 5e-6 if "position" in name else 2e-6
-        close(ours, gradients[name], f"gradient of {name}", rounding=rounding)
+        its_own = 5e-6 if "position" in name else rounding
+        close(ours, gradients[name], f"gradient of {name}", rounding=its_own)
     return gradients
 
 

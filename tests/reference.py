@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FEATURES = ("item", "category", "position")
+FEATURES = ("item", "category", "interval", "behaviour_type", "scenario", "position")
 EPSILON = 1e-5
 Tables = Mapping[str, Tensor]
 """By feature [rows, width]; without `position`, rows have no such part. Row 0 of `position` is the
@@ -24,10 +24,11 @@ target's, row 1 the newest behaviour's."""
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One target with the behaviours before it, oldest first, as (item, category)."""
+    """One target with the behaviours before it, oldest first, as (item, category) or as ids of all
+    `FEATURES` but the position."""
 
-    target: tuple[int, int]
-    history: Sequence[tuple[int, int]]
+    target: tuple[int, ...]
+    history: Sequence[tuple[int, ...]]
     label: float
     weight: float = 1.0
 
@@ -38,7 +39,7 @@ class Form:
 
     top_k: int
     two_term: bool = True
-    """(item and category) and position scaled apart; False: one dot over the root of all."""
+    """(item, category, others) and position scaled apart; False: one dot over the root of all."""
     head_input: tuple[str, ...] = ("target", "history", "product")
     norm: str = "batch"
     aux_weight: float = 1.0
@@ -66,24 +67,20 @@ class Tower:
 class Slots:
     """Rows side by side: ids of each slot, which hold a behaviour, and the targets."""
 
-    item_TL: Tensor
-    category_TL: Tensor
-    position_TL: Tensor
+    ids_TL: Mapping[str, Tensor]
+    """By feature, the position too."""
     valid_TL: Tensor
-    target_item_T: Tensor
-    target_category_T: Tensor
+    target_T: Mapping[str, Tensor]
     label: Sequence[float]
     weight: Sequence[float]
 
     def targets(self, tables: Tables) -> dict[str, Tensor]:
         """Embeddings of the targets by feature, [T, width]; their position is 0."""
-        ids = (self.target_item_T, self.target_category_T, torch.zeros_like(self.target_item_T))
-        return {f: tables[f][i] for f, i in zip(FEATURES, ids, strict=True) if f in tables}
+        return {f: tables[f][self.target_T[f]] for f in FEATURES if f in tables}
 
     def behaviours(self, tables: Tables) -> dict[str, Tensor]:
         """Embeddings of the slots by feature, [T, L, width]; padding has some row too."""
-        ids = (self.item_TL, self.category_TL, self.position_TL)
-        return {f: tables[f][i] for f, i in zip(FEATURES, ids, strict=True) if f in tables}
+        return {f: tables[f][self.ids_TL[f]] for f in FEATURES if f in tables}
 
 
 @dataclass(frozen=True)
@@ -182,16 +179,18 @@ def finish(
 def padded(rows: Sequence[Row]) -> Slots:
     """Rows as tensors, left-padded with id 0."""
     count = max(1, *(len(row.history) for row in rows))
-    item_TL = lay([[item for item, _ in row.history] for row in rows], count)
+    names = FEATURES[: len(rows[0].target)]
+    ids_TL = {
+        name: lay([[behaviour[n] for behaviour in row.history] for row in rows], count)
+        for n, name in enumerate(names)
+    }
     length = torch.tensor([len(row.history) for row in rows])
-    position_TL = (count - torch.arange(count)).expand_as(item_TL)
+    position_TL = (count - torch.arange(count)).expand(len(rows), count)
+    target_T = {name: torch.tensor([row.target[n] for row in rows]) for n, name in enumerate(names)}
     return Slots(
-        item_TL,
-        lay([[category for _, category in row.history] for row in rows], count),
-        position_TL,
+        ids_TL | {"position": position_TL},
         position_TL <= length[:, None],
-        torch.tensor([row.target[0] for row in rows]),
-        torch.tensor([row.target[1] for row in rows]),
+        target_T | {"position": torch.zeros(len(rows), dtype=torch.long)},
         [row.label for row in rows],
         [row.weight for row in rows],
     )
@@ -203,7 +202,7 @@ def lay(values: Sequence[Sequence[int]], count: int) -> Tensor:
 
 
 def joined(parts: Mapping[str, Tensor]) -> Tensor:
-    """Features side by side, in the order item, category, position."""
+    """Features side by side, in the order of `FEATURES`: item, category, others, position."""
     return torch.cat([parts[feature] for feature in FEATURES if feature in parts], dim=-1)
 
 

@@ -22,7 +22,8 @@ from tests.reference_models import USES, Layers, Projections
 from trainer.task import TrainTask
 
 ATTENTION, REPRESENTATION = "attention_target", "representation_target"
-CONTENT = ("item", "category")
+CONTENT = FEATURES[:-1]
+PROJECTED = ("item", "category", "position")
 
 
 class Source:
@@ -190,7 +191,7 @@ REFERENCES: Mapping[str, Reference] = {
     "twin": _plain(Source.twin),
     "twin_no_tr": _plain(Source.twin),
     "twin_hard": _hard,
-    "twin_proj": _before(*FEATURES, owners=USES),
+    "twin_proj": _before(*PROJECTED, owners=USES),
     "twin_proj_concat": _after(USES),
     "twin_4e": _plain(_four),
     "three_tables": _plain(_three),
@@ -205,8 +206,8 @@ REFERENCES: Mapping[str, Reference] = {
     "category_linear": _before("category", owners=SIDES),
     "position_linear": _before("position", owners=SIDES),
     "category_position_linear": _before("category", "position", owners=SIDES),
-    "larger_embedding": _before(*FEATURES, owners=SIDES),
-    "mlp_projection": _before(*FEATURES, owners=SIDES),
+    "larger_embedding": _before(*PROJECTED, owners=SIDES),
+    "mlp_projection": _before(*PROJECTED, owners=SIDES),
     "two_linear": _after(SIDES),
     "avoid_domination": _plain(Source.twin),
 }

@@ -128,8 +128,9 @@ def hashes(rows: Rows, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 def category_ranks(slots: Slots) -> Tensor:
     """The larger the better: first behaviours of the target's category, then the newer, [T, L]."""
-    same = slots.category_TL == slots.target_category_T[:, None]
-    return torch.where(same, slots.position_TL.max() + 1, 0) - slots.position_TL
+    same = slots.ids_TL["category"] == slots.target_T["category"][:, None]
+    position_TL = slots.ids_TL["position"]
+    return torch.where(same, position_TL.max() + 1, 0) - position_TL
 
 
 def _attend_by_category(rows: Rows, score: Tensor, slots: Slots, form: Form) -> Seen:

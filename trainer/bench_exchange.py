@@ -239,14 +239,18 @@ def _batch(setting: dict[str, Any], requests: int, context: RunContext) -> Batch
     length, shown = setting["history_length"], setting["targets"]
     end, total = np.arange(1, requests + 1) * length, requests * shown
     drawn = Requests(
-        history_item=rng.integers(1, ITEMS + 1, requests * length),
-        history_category=rng.integers(1, CATEGORIES + 1, requests * length),
+        history={
+            "item": rng.integers(1, ITEMS + 1, requests * length),
+            "category": rng.integers(1, CATEGORIES + 1, requests * length),
+        },
         start=end - length,
         end=end,
         user=np.arange(requests),
         target_offset=np.arange(requests + 1) * shown,
-        target_item=rng.integers(1, ITEMS + 1, total),
-        target_category=rng.integers(1, CATEGORIES + 1, total),
+        target={
+            "item": rng.integers(1, ITEMS + 1, total),
+            "category": rng.integers(1, CATEGORIES + 1, total),
+        },
         label=np.zeros(total, np.float32),
     )
     batch = collate([(drawn, np.arange(requests))])

@@ -78,7 +78,7 @@ def plan(arguments: list[str]) -> int:
     parser = run_parser(
         "dare plan",
         "Place the tables of a run on the machines of a planner config, which need not be here. "
-        "Without prepared data, give data.item_rows and data.category_rows.",
+        "Without prepared data, give data.item_rows, data.category_rows and data.feature_rows.",
         "[--plan FILE] [--out FILE] [--picture FILE]",
     )
     parser.add_argument(
@@ -186,6 +186,17 @@ def evaluate(arguments: list[str]) -> int:
         result = Trainer(config, context, text).score(parsed.split, parsed.at)
         if context.is_main:
             print(json.dumps(result))
+    return 0
+
+
+def analyze(arguments: list[str]) -> int:
+    """Look into a trained run."""
+    from trainer.analysis.command import analyze_run, introduction
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(introduction())
+        return 0
+    print(analyze_run(arguments[0], arguments[1:]))
     return 0
 
 

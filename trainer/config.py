@@ -124,7 +124,7 @@ class TrainConfig:
             )
         problems += [*self._order_problems(world), *self._dropped_problems(schema, world)]
         for check in (
-            lambda: self.data.rows(schema),
+            lambda: self.data.rows(schema, self.model.embeddings.features),
             lambda: check_preset(self.model),
         ):
             try:
@@ -163,7 +163,7 @@ class TrainConfig:
             {
                 width
                 for space, widths in embeddings.spaces().items()
-                for width in (widths.item, widths.category)
+                for width in widths.tables.values()
                 if space not in on_shards and width % 32
             }
         )

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.lockstep import BatchStream
-from pipelines.overlap import make_pipeline
+from pipelines.overlap import Overlap, make_pipeline
 from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
@@ -18,6 +18,7 @@ from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
 from trainer.released_metrics import ReleasedMetrics
 from trainer.report import AttentionSummary
+from trainer.task import StepOutput
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,43 @@ def evaluate(
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
     released = ReleasedMetrics() if config.released_metrics else None
-    batches = _Remembering(stream)
-    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, config.overlap)
-    run.model.eval()
-    try:
-        with torch.no_grad():
-            while True:
-                try:
-                    output = pipeline.progress(batches)
-                except StopIteration:
-                    break
-                batch = batches.in_flight.pop(0)
-                metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
-                attention.update(batch, output)
-                if released is not None:
-                    released.update(output, batch.features["target_category"].values())
-    finally:
-        pipeline.detach()
-        run.model.train()
+    for batch, output in score_batches(run, stream, context, config.overlap):
+        metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
+        attention.update(batch, output)
+        if released is not None:
+            released.update(output, batch.features["target_category"].values())
     values = metrics.compute(context.control)
     if released is not None:
         values |= released.compute()
     curve = metrics.calibration_curve() if context.is_main else {}
     return Evaluation(values, curve, attention.compute())
+
+
+def score_batches(
+    run: ShardedRun, stream: BatchStream, context: RunContext, overlap: Overlap
+) -> Iterator[tuple[Batch, StepOutput]]:
+    """Score every batch of a split, in evaluation mode and without gradients; a collective.
+
+    Args:
+        run: the model; it is in evaluation mode during the pass only.
+        stream: one epoch of the split.
+        context: of this process.
+        overlap: what of the next batch is done while one is scored.
+
+    Returns:
+        Each batch as it was read, and the model's output for it.
+    """
+    batches = _Remembering(stream)
+    pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, overlap)
+    run.model.eval()
+    try:
+        while True:
+            try:
+                with torch.no_grad():
+                    output: StepOutput = pipeline.progress(batches)
+            except StopIteration:
+                return
+            yield batches.in_flight.pop(0), output
+    finally:
+        pipeline.detach()
+        run.model.train()

@@ -1,4 +1,4 @@
-"""Exact metrics of a whole split over all ranks: AUC, GAUC, normalized entropy, accuracy.
+"""Exact metrics of a whole split over all ranks: AUC, GAUC, normalized entropy, calibration.
 
 T targets of a batch, N targets of the split, U users.
 """
@@ -86,8 +86,8 @@ class SplitMetrics:
         AUC and per-user AUC weigh targets and count ties as one half, as scikit-learn does.
         `gauc` averages the AUC of users with both classes, weighted with their number of targets
         (arXiv:1706.06978); `ne` is the log loss over the entropy of the base rate (He et al.,
-        ADKDD 2014); `accuracy` is the share of targets on the label's side of probability 0.5,
-        0.5 itself being a no; `calibration` is the sum of predictions over the sum of labels.
+        ADKDD 2014); `accuracy` is the share of targets on the right side of one half;
+        `calibration` is the sum of predictions over the sum of labels.
 
         Args:
             group: a gloo group whose ranks all call this; ranks may hold unequal shares or none.
@@ -192,6 +192,8 @@ def _metrics(rows: _Rows) -> dict[str, float]:
     if defined.any():
         result["gauc"] = float(np.average(auc_U[defined], weights=count_U[defined]))
         result["gauc_unweighted"] = float(auc_U[defined].mean())
+    # At one half a click is foretold: the first of two equal outputs wins, as in the paper's code.
+    result["accuracy"] = float(np.average((logit >= 0) == positive, weights=weight))
     return result | _likelihood(logit.astype(np.float64), label, weight)
 
 
@@ -203,7 +205,6 @@ def _likelihood(logit: Array, label: Array, weight: Array) -> dict[str, float]:
     observed = float((weight * label).sum())
     return {
         "logloss": logloss,
-        "accuracy": float(np.average((logit > 0) == (label > 0.5), weights=weight)),
         "ne": logloss / entropy if entropy > 0 else math.nan,
         "calibration": float((weight * _sigmoid(logit)).sum()) / observed if observed else math.nan,
     }

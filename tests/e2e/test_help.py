@@ -11,7 +11,7 @@ from tests.commands import dare
 from trainer.arguments import parse_run, run_parser
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
-COMMANDS = ("doctor", "prepare", "plan", "train", "evaluate", "compare", "bench train")
+COMMANDS = ("doctor", "prepare", "plan", "train", "evaluate", "analyze", "compare", "bench train")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])

@@ -9,7 +9,8 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from modules.balance import balanced
-from modules.embedding import USES, Embeddings, EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.embedding import USES, Embeddings, EmbeddingsConfig, UsesConfig
+from modules.widths import WidthsConfig
 from tests.small import CPU, ROWS, SHARED
 
 WIDTHS = WidthsConfig(item=4, category=4, position=1)

@@ -33,6 +33,21 @@ def test_a_preset_equals_its_equations(preset: str, layout: Layout, tmp_path: Pa
     check_all_trained(gradients, *cancelled(preset))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_with_interval_behaviour_type_and_scenario_a_preset_equals_its_equations(
+    preset: str, tmp_path: Path
+) -> None:
+    """Projections of features, which name item, category and position, leave the others alone."""
+    log = small.users()
+    side = "interval: 4, features: {scenario: 4, behaviour_type: 4}"
+    widths = f"{{item: 8, category: 4, position: 4, {side}}}"
+    sections = ("attention", "representation")
+    config = make_config(preset, *(f"--model.embeddings.{name}={widths}" for name in sections))
+    batch = small.read(log, "user", tmp_path, config.embeddings.features)
+    # The target's interval and type are as constant as its position.
+    check_all_trained(compare(config, log, batch, rounding=5e-6), *cancelled(preset))
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "sim_soft"])
 def test_without_an_auxiliary_head_a_preset_equals_its_equations(
     preset: str, tmp_path: Path

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from modules.embedding import USES, EmbeddingsConfig, WidthsConfig
+from modules.embedding import USES, EmbeddingsConfig
 from modules.history import RequestGrid
 from modules.projection import ProjectionConfig, make_uses
 from modules.scorers import (
@@ -23,6 +23,7 @@ from modules.scorers import (
     newest_of_equals,
 )
 from modules.views import Seen
+from modules.widths import WidthsConfig
 from tests.small import SHARED
 
 

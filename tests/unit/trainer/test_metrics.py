@@ -47,7 +47,7 @@ def reference(logit, label, weight, user):
         "gauc_users": len(aucs),
         "ne": loss / entropy,
         "logloss": loss,
-        "accuracy": accuracy_score(label, sigmoid(logit) > 0.5, sample_weight=weight),
+        "accuracy": accuracy_score(label, logit >= 0, sample_weight=weight),
         "calibration": (weight * sigmoid(logit)).sum() / (weight * label).sum(),
         "samples": keep.sum(),
         "positives": label.sum(),
@@ -88,8 +88,8 @@ def test_worked_example_by_hand() -> None:
     assert found["gauc_users"] == 2
     assert (found["samples"], found["positives"], found["base_rate"]) == (6, 3, 0.5)
     assert found["ne"] == pytest.approx(found["logloss"] / math.log(2))
-    # Right are the positives of logit 2 and 1; a logit of 0 says no.
-    assert found["accuracy"] == pytest.approx(2 / 6)
+    # Above 0 or at it a click is foretold: right are the 1st, the 4th and the last.
+    assert found["accuracy"] == pytest.approx(3 / 6)
 
 
 def test_predicting_the_base_rate_has_ne_one_and_calibration_one() -> None:
