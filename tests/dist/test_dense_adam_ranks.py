@@ -12,7 +12,6 @@ from trainer.distributed import run_context
 
 RUNS = {
     "pooled": "table_wise",
-    "unpooled": "row_wise",
     "twin": "column_wise",
     "scored": "row_wise",
     "kept": "grid_shard",
