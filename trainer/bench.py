@@ -27,8 +27,9 @@ from trainer.arguments import parse_run, run_parser
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
+from trainer.memory import peak_memory_bytes
 from trainer.optim import SparseOptimizer
-from trainer.telemetry import configure_logging, peak_memory_bytes
+from trainer.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ import torch
 from pipelines.prepare.event_store import Resources
 from pipelines.prepare.taobao import prepare_taobao
 from trainer.bench import check_least, machine
-from trainer.telemetry import configure_logging, peak_memory_bytes
+from trainer.memory import peak_memory_bytes
+from trainer.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 

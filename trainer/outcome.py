@@ -14,9 +14,10 @@ from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation
 from trainer.manifest import Manifest
+from trainer.memory import peak_memory_bytes
 from trainer.plan_job import Placement
 from trainer.report import ReportData, write_report
-from trainer.telemetry import peak_memory_bytes, read_metrics
+from trainer.telemetry import read_metrics
 
 logger = logging.getLogger(__name__)
 

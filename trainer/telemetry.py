@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from trainer.memory import peak_memory_bytes
 from trainer.profiling import ProfileWindow
 from trainer.step_window import StepWindow
 
@@ -270,10 +270,3 @@ def _cut_metrics(folder: Path, step: int) -> None:
     scratch = folder / f"{METRICS_FILE}.tmp"
     scratch.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     scratch.replace(folder / METRICS_FILE)
-
-
-def peak_memory_bytes(device: torch.device) -> float:
-    """Peak bytes: allocated on a CUDA device, else resident in this process."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # KiB on Linux.
