@@ -196,8 +196,21 @@ def compare(arguments: list[str]) -> int:
     summary = (compare.__doc__ or "").strip().splitlines()[0]
     parser = make_parser("dare compare", summary, "dare compare [--OPTION VALUE ...]")
     parser.add_function_arguments(compare)
-    print(compare(**_values(parser.instantiate_classes(parser.parse_args(arguments)))))
-    return 0
+    path, failed = compare(**_values(parser.instantiate_classes(parser.parse_args(arguments))))
+    print(path)
+    return 1 if failed else 0
+
+
+def sweep(arguments: list[str]) -> int:
+    """Train many runs of a recipe; exit code 1 where one failed."""
+    from trainer.sweep import sweep
+    from trainer.sweep_grid import split_options
+    from trainer.sweep_options import sweep_parser
+
+    own, options = split_options(arguments)
+    path, failed = sweep(**vars(sweep_parser().parse_args(own)), options=options)
+    print(path)
+    return 1 if failed else 0
 
 
 def bench(arguments: list[str]) -> int:

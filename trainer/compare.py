@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-import math
 import shutil
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import yaml
-from matplotlib.figure import Figure
-
 from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
-from trainer.arguments import parse_run, run_parser
-from trainer.distributed import RunContext, run_context
-from trainer.loop import Trainer
+from trainer.outcome import write_json
+from trainer.sweep_figures import Line, Panel, draw_lines
+from trainer.sweep_grid import Dataset
+from trainer.sweep_runs import HERE, Run, make_runner, read_options, read_run, run_all
 from trainer.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
-
-_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +57,9 @@ def compare(
     agreements: tuple[float, ...] = (1.0, 0.5, 0.0),
     seeds: tuple[int, ...] = (1, 2, 3),
     users: int = 0,
+    launcher: str = HERE,
     options: tuple[str, ...] = (),
-) -> str:
+) -> tuple[str, int]:
     """Train models on synthetic logs of falling agreement and write a table and a plot.
 
     At agreement 1 what makes a behaviour matter is what it then means, and one shared table is
@@ -80,46 +73,40 @@ def compare(
         agreements: of the logs.
         seeds: of log and run alike.
         users: users of each log; 0 takes the default of `dare prepare synthetic`.
+        launcher: as of `dare sweep`; `here` trains in this process, which a process of its own
+            for each run would make a third slower.
         options: more options of `dare train`, such as `--loop.epochs=1`.
 
     Returns:
-        Path of the table.
+        Path of the table, and how many runs failed.
     """
-    folder = Path(out)
-    cells = []
-    # A mistake in them must not wait for the first log to be made.
-    given_config, *_ = parse_run(run_parser("dare compare", ""), [f"--config={config}", *options])
-    if given_config.checkpoint.folder:
-        raise ValueError(
-            f"checkpoint.folder is {given_config.checkpoint.folder}; the runs of a comparison keep "
-            "their checkpoints in their own folders: leave it empty"
-        )
-    with run_context() as context:
-        configure_logging(context.rank)
-        for agreement in agreements:
-            found: dict[str, list[dict[str, Any]]] = {preset: [] for preset in presets}
-            for seed in seeds:
-                log = f"agreement-{agreement:g}-seed-{seed}"
-                data = folder / "data" / log
-                _prepare(folder, log, _asked(agreement, seed, users), context)
-                for preset in presets:
-                    name = f"{preset}-{log}"
-                    given = [f"--config={config}", *options, *_run_options(data, folder, name)]
-                    found[preset].append(
-                        _train([*given, f"--model.preset={preset}", f"--seed={seed}"], context)
-                    )
-            cells += [
-                Cell(
-                    agreement,
-                    preset,
-                    [result["auc"] for result in results],
-                    [result["oracle_auc"] for result in results],
-                )
-                for preset, results in found.items()
-            ]
-        if context.is_main:
-            _write(cells, folder)
-    return str(folder / "compare.md")
+    folder, runner = Path(out), make_runner(launcher)
+    base = [f"--config={config}", *options]
+    read_options(base)  # A mistake in them must not wait for the first log to be made.
+    configure_logging(0)
+    cells = {(a, preset): Cell(a, preset, [], []) for a in agreements for preset in presets}
+    runs: dict[str, tuple[Run, Cell]] = {}
+    for agreement in agreements:
+        for seed in seeds:
+            log = f"agreement-{agreement:g}-seed-{seed}"
+            _prepare(folder, log, _asked(agreement, seed, users))
+            data = Dataset(log, str(folder / "data" / log)).options()
+            for preset in presets:
+                name = f"{preset}-{log}"
+                fields = {**data, "model.preset": preset, "seed": seed}
+                given = [*base, *(f"--{name}={value}" for name, value in fields.items())]
+                run = Run(name, tuple(given), read_run(given))
+                runs[name] = run, cells[agreement, preset]
+    failed = 0
+    for ended in run_all([run for run, _ in runs.values()], folder / "runs", runner):
+        _, cell = runs[ended.run.name]
+        if ended.result is None:
+            failed += 1
+        else:
+            cell.auc.append(ended.result["auc"])
+            cell.oracle_auc.append(ended.result["oracle_auc"])
+    _write([cell for cell in cells.values() if cell.auc], folder)
+    return str(folder / "compare.md"), failed
 
 
 def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
@@ -129,73 +116,17 @@ def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
     return {**options, "agreement": agreement, "seed": seed, **({"users": users} if users else {})}
 
 
-def _prepare(folder: Path, log: str, asked: dict[str, Any], context: RunContext) -> None:
-    """Make a log, unless it is there as asked; a collective."""
+def _prepare(folder: Path, log: str, asked: dict[str, Any]) -> None:
+    """Make a log, unless it is there as asked."""
     data = folder / "data" / log
-    if context.is_main:
-        held = load_schema(str(data / "schema.json")) if (data / "schema.json").exists() else None
-        if held is None or held.protocol != asked:
-            # Its runs first: none may be left of a log that is no longer there.
-            for stale in [*folder.glob(f"runs/*-{log}"), *folder.glob(f"data/{log}")]:
-                logger.info("%s is of a log with other options or unfinished; made anew", stale)
-                shutil.rmtree(stale)
-            prepare_synthetic(out=str(data), **asked)
-    context.wait()
-
-
-def _run_options(data: Path, folder: Path, name: str) -> list[str]:
-    splits = [f"--data.{split}={data / split}" for split in ("train", "val", "test")]
-    return [
-        *splits,
-        f"--data.schema={data / 'schema.json'}",
-        f"--out_dir={folder / 'runs'}",
-        f"--name={name}",
-    ]
-
-
-def _train(arguments: list[str], context: RunContext) -> dict[str, Any]:
-    config, text, _ = parse_run(run_parser("dare compare", ""), arguments)
-    folder = Path(config.out_dir) / config.name
-    _drop_other(folder, text, context)
-    finished = folder / "result.json"
-    if finished.exists():
-        result: dict[str, Any] = json.loads(finished.read_text())
-    else:
-        result = Trainer(config, context, text).train(resume=True)
-    logger.info(
-        "%s: AUC %.5f, best possible %.5f", config.name, result["auc"], result["oracle_auc"]
-    )
-    return result
-
-
-def _drop_other(folder: Path, text: str, context: RunContext) -> None:
-    """Delete a run of another config than the one that is asked for; a collective."""
-    held = folder / "config.yaml"
-    if context.is_main and held.exists():
-        before, now = _decisive(held.read_text()), _decisive(text)
-        other = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
-        if other:
-            logger.info("%s was run with another %s; run anew", folder, ", ".join(other))
-            shutil.rmtree(folder)
-    context.wait()
-
-
-def _decisive(text: str) -> dict[str, Any]:
-    """The fields of a run's config that decide its result, by dotted name: no paths, no logging."""
-    paths = ("out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
-    return {
-        name: value
-        for name, value in _flat(yaml.safe_load(text))
-        if name not in paths and not name.startswith("telemetry.")
-    }
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    held = load_schema(str(data / "schema.json")) if (data / "schema.json").exists() else None
+    if held is not None and held.protocol == asked:
+        return
+    # Its runs first: none may be left of a log that is no longer there.
+    for stale in [*folder.glob(f"runs/*-{log}"), *folder.glob(f"data/{log}")]:
+        logger.info("%s is of a log with other options or unfinished; made anew", stale)
+        shutil.rmtree(stale)
+    prepare_synthetic(out=str(data), **asked)
 
 
 def _write(cells: list[Cell], folder: Path) -> None:
@@ -208,7 +139,8 @@ def _write(cells: list[Cell], folder: Path) -> None:
         }
         for cell in cells
     ]
-    (folder / "compare.json").write_text(json.dumps(content, indent=1) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "compare.json", content)
     (folder / "compare.md").write_text(format_table(cells))
     draw(cells, folder / "compare.png")
 
@@ -222,37 +154,37 @@ def format_table(cells: list[Cell]) -> str:
         "| --- " * (2 + len(heads)) + "|",
     ]
     for agreement in dict.fromkeys(cell.agreement for cell in cells):
-        row = [cell for cell in cells if cell.agreement == agreement]
-        parts = [f"{agreement:g}", f"{statistics.fmean(row[0].oracle_auc):.4f}"]
-        for cell in row:
-            parts += [f"{cell.mean:.4f} ± {cell.deviation:.4f}", f"{cell.of_possible:.1%}"]
+        row = {cell.preset: cell for cell in cells if cell.agreement == agreement}
+        best = statistics.fmean(next(iter(row.values())).oracle_auc)
+        parts = [f"{agreement:g}", f"{best:.4f}"]
+        for preset in presets:
+            cell = row.get(preset)
+            if cell is None:
+                parts += ["-", "-"]
+            else:
+                parts += [f"{cell.mean:.4f} ± {cell.deviation:.4f}", f"{cell.of_possible:.1%}"]
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(cells: list[Cell], path: Path) -> None:
     """Draw AUC against agreement, one line a model, with the best possible above."""
-    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
-        agreements = sorted({cell.agreement for cell in cells})
-        oracle = {cell.agreement: statistics.fmean(cell.oracle_auc) for cell in cells}
-        axes.plot(
-            agreements, [oracle[a] for a in agreements], "--", color="#777", label="best possible"
-        )
-        for preset in dict.fromkeys(cell.preset for cell in cells):
-            mine = sorted((c for c in cells if c.preset == preset), key=lambda c: c.agreement)
-            axes.errorbar(
-                [cell.agreement for cell in mine],
-                [cell.mean for cell in mine],
-                yerr=[cell.deviation if math.isfinite(cell.deviation) else 0 for cell in mine],
-                marker="o",
-                capsize=4,
-                color=_COLOURS.get(preset),
+    oracle = {cell.agreement: statistics.fmean(cell.oracle_auc) for cell in cells}
+    lines = [Line(label="best possible", x=list(oracle), y=list(oracle.values()), dashed=True)]
+    for preset in dict.fromkeys(cell.preset for cell in cells):
+        mine = [cell for cell in cells if cell.preset == preset]
+        lines.append(
+            Line(
                 label=preset.upper(),
+                x=[cell.agreement for cell in mine],
+                y=[cell.mean for cell in mine],
+                error=[cell.deviation for cell in mine],
+                preset=preset,
             )
-        axes.set_xlabel("agreement of what matters and what it means (1: one table is enough)")
-        axes.set_ylabel("test AUC")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-        figure.savefig(path, dpi=150)
+        )
+    draw_lines(
+        [Panel(lines=lines)],
+        path,
+        x_label="agreement of what matters and what it means (1: one table is enough)",
+        y_label="test AUC",
+    )
