@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from pipelines.batch import Batch, Requests, collate
-from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 from trainer.arguments import parse_run, run_parser
+from trainer.bench_data import uniform_batch, uniform_schema
 from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
@@ -182,8 +180,16 @@ def _step(
 ) -> dict[str, float]:
     """Bytes a request that all ranks send in one step, by what they carry."""
     config = _config(setting, plan, lookups)
-    run = build(config, _schema(setting, requests), context)
-    batch = _batch(setting, requests, context)
+    shape = {
+        "items": ITEMS,
+        "categories": CATEGORIES,
+        "requests": requests,
+        "targets": setting["targets"],
+        "history_length": setting["history_length"],
+    }
+    run = build(config, uniform_schema(**shape), context)
+    batch = uniform_batch(**shape, seed=context.rank)
+    batch.total_weight.fill_(float(batch.label.numel() * context.world))
     with TrafficCounter() as traffic:
         loss, _ = run.model(batch.to(context.device))
         loss.backward()
@@ -210,45 +216,3 @@ def _config(setting: dict[str, Any], plan: str, lookups: Sequence[str]) -> Train
         ],
     )
     return config
-
-
-def _schema(setting: dict[str, Any], requests: int) -> DatasetSchema:
-    """What the planner needs to know."""
-    split = SplitInfo(
-        rows=requests,
-        requests=requests,
-        targets=requests * setting["targets"],
-        positives=0,
-        history_length={"mean": float(setting["history_length"])},
-        files=[],
-    )
-    rows = {"item": ITEMS + 1, "category": CATEGORIES + 1}
-    return DatasetSchema(
-        source="bench",
-        layout="user",
-        seed=0,
-        protocol={},
-        tables={name: TableInfo(rows=size, distinct=size - 1) for name, size in rows.items()},
-        splits={"train": split},
-    )
-
-
-def _batch(setting: dict[str, Any], requests: int, context: RunContext) -> Batch:
-    """Full histories of uniform ids."""
-    rng = np.random.default_rng(context.rank)
-    length, shown = setting["history_length"], setting["targets"]
-    end, total = np.arange(1, requests + 1) * length, requests * shown
-    drawn = Requests(
-        history_item=rng.integers(1, ITEMS + 1, requests * length),
-        history_category=rng.integers(1, CATEGORIES + 1, requests * length),
-        start=end - length,
-        end=end,
-        user=np.arange(requests),
-        target_offset=np.arange(requests + 1) * shown,
-        target_item=rng.integers(1, ITEMS + 1, total),
-        target_category=rng.integers(1, CATEGORIES + 1, total),
-        label=np.zeros(total, np.float32),
-    )
-    batch = collate([(drawn, np.arange(requests))])
-    batch.total_weight.fill_(float(total * context.world))
-    return batch

@@ -218,9 +218,11 @@ def bench(arguments: list[str]) -> int:
     from trainer.bench import bench_train
     from trainer.bench_exchange import bench_exchange
     from trainer.bench_prepare import bench_prepare
+    from trainer.bench_search import bench_search
 
     benches: dict[str, Callable[..., Any]] = {
         "train": bench_train,
+        "search": bench_search,
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }

@@ -70,17 +70,16 @@ def sweep(
         ValueError: something asked for cannot be; nothing was started.
     """
     folder, runner = Path(out), make_runner(launcher)
+    if not config:
+        raise ValueError("--config is needed: a recipe, such as launch/recipes/taobao_dare.yaml")
     if any(option.partition("=")[0] == "--model.preset" for option in options):
         raise ValueError("--model.preset is given; give --presets, whose names may be one or many")
+    counted, axes = parse_seeds(seeds), parse_vary(vary)
     base = [f"--config={config}", *options]
     recipe, _ = read_options(base)
     own = Dataset(Path(recipe.data.schema).parent.name or "data", "")
-    grid = Grid(
-        parse_presets(presets) if presets else (recipe.model.preset,),
-        parse_seeds(seeds),
-        parse_vary(vary),
-        parse_datasets(data) if data else (own,),
-    )
+    models = parse_presets(presets) if presets else (recipe.model.preset,)
+    grid = Grid(models, counted, axes, parse_datasets(data) if data else (own,))
     runs = _plan(grid, base, launcher)
     configure_logging(0)
     places = {run.name: place for place, run in runs.items()}
