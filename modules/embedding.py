@@ -1,8 +1,9 @@
 """The tables of a model: spaces, the four uses that read them, and the lookups.
 
-A *space* is a set of tables (item, category, position). A *use* is one reading of an embedding:
-attention or representation, of the target or of the history. Which use reads which space is the
-whole difference between TWIN (one space), DARE (two) and TWIN-4E (four).
+A *space* is a set of tables: one for each feature that is looked up (item, category, and what else
+a model reads), and one of positions. A *use* is one reading of an embedding: attention or
+representation, of the target or of the history. Which use reads which space is the whole difference
+between TWIN (one space), DARE (two) and TWIN-4E (four).
 Letters: R requests, N behaviours or targets of a batch, D width.
 """
 
@@ -24,12 +25,12 @@ from torchrec import (
 )
 
 from modules.pooled import PooledEmbeddings, Rows, Searched, Side
+from modules.widths import FIRST, WidthsConfig
 
 Use = Literal[
     "attention_target", "attention_history", "representation_target", "representation_history"
 ]
 USES: tuple[Use, ...] = get_args(Use)
-TABLES = ("item", "category")
 Lookups = dict[str, dict[str, JaggedTensor] | Rows | Searched]
 """By collection: by feature one row a behaviour or a target; or rows that stay on their shards."""
 
@@ -46,33 +47,6 @@ class UsesConfig:
     """Space of the target where the head sees it."""
     representation_history: str = "representation"
     """Space of the behaviours where they are summed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WidthsConfig:
-    """Width of each feature's embedding; the width of the space is their sum."""
-
-    item: int = 16
-    """Width of the item table."""
-    category: int = 16
-    """Width of the category table."""
-    position: int = 16
-    """Width of the position table; 0 leaves the position out."""
-
-    def __post_init__(self) -> None:
-        for name in TABLES:
-            width = getattr(self, name)
-            if width < 4 or width % 4:
-                raise ValueError(
-                    f"{name} width is {width}; it must be a multiple of 4, at least 4 (FBGEMM)"
-                )
-        if self.position < 0:
-            raise ValueError(f"position width is {self.position}; it must be 0 or more")
-
-    @property
-    def looked_up(self) -> int:
-        """Width of item and category together."""
-        return self.item + self.category
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +76,14 @@ class EmbeddingsConfig:
     `balanced` first scales attention's, table by table, to the norm of the representation's."""
 
     def __post_init__(self) -> None:
-        self.spaces()
+        spaces = self.spaces()
+        tables = [f"{name}_{table}" for name in spaces for table in self.table_widths(name)]
+        twice = {table for table in tables if tables.count(table) > 1}
+        if twice:
+            raise ValueError(
+                f"two spaces of model.embeddings.uses would have a table {min(twice)}; tables are "
+                "called <space>_<feature>: give one of the spaces another name"
+            )
         names = {self.space(use) for use in USES}
         if self.gradients == "balanced" and len(names) > 1:
             raise ValueError(
@@ -140,8 +121,14 @@ class EmbeddingsConfig:
 
     def table_widths(self, space: str) -> dict[str, int]:
         """Widths of a space's sharded tables, in the order in which rows lie side by side."""
-        widths = self.spaces()[space]
-        return {table: getattr(widths, table) for table in TABLES}
+        return self.spaces()[space].tables
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Every feature that some space looks up, item and category first."""
+        names = {name for widths in self.spaces().values() for name in widths.tables}
+        first = [name for name in FIRST if name in names]
+        return (*first, *sorted(names.difference(first)))
 
     @property
     def pooled_space(self) -> str | None:
@@ -170,14 +157,14 @@ class EmbeddingsConfig:
 
 
 class Embeddings(nn.Module):
-    """The collections that hold all item and category tables.
+    """The collections that hold all tables but those of positions.
 
     A space whose behaviours stay on their shards is one `PooledEmbeddings`. Of all others there is
     one collection a space and width, because an `EmbeddingCollection` takes one width only.
 
     Args:
         config: spaces and widths.
-        rows: rows of the `item` and of the `category` table.
+        rows: rows of the tables by feature.
         device: `meta` where the tables are made by sharding.
         whole_histories: the head sums whole histories beside what the search keeps.
         table_types: type of the weights by table, float32 for those that are not named.
@@ -201,19 +188,19 @@ class Embeddings(nn.Module):
                     [
                         EmbeddingBagConfig(
                             name=f"{space}_{table}",
-                            embedding_dim=getattr(widths, table),
+                            embedding_dim=width,
                             num_embeddings=rows[table],
                             feature_names=[table],
                             data_type=table_types.get(f"{space}_{table}", DataType.FP32),
                         )
-                        for table in TABLES
+                        for table, width in widths.tables.items()
                     ],
                     sides=config.readers(space),
                     whole=whole_histories or space == config.scored_space,
                     device=device,
                 )
                 continue
-            for width in sorted({widths.item, widths.category}):
+            for width in sorted(set(widths.tables.values())):
                 tables = [
                     EmbeddingConfig(
                         name=f"{space}_{table}",
@@ -222,8 +209,8 @@ class Embeddings(nn.Module):
                         feature_names=[f"{side}_{table}" for side in config.readers(space)],
                         data_type=table_types.get(f"{space}_{table}", DataType.FP32),
                     )
-                    for table in TABLES
-                    if getattr(widths, table) == width
+                    for table, its_width in widths.tables.items()
+                    if its_width == width
                 ]
                 self.collections[f"{space}_{width}"] = EmbeddingCollection(
                     tables=tables, device=device
@@ -233,7 +220,7 @@ class Embeddings(nn.Module):
         """Look everything up, straight-line, so that TorchRec can send the ids ahead.
 
         Args:
-            features: keys `history_item history_category target_item target_category`, stride R.
+            features: keys `history_<feature>` and `target_<feature>`, stride R.
 
         Returns:
             By collection: by feature the rows of its ids, [N, D], or rows that stay on their
@@ -249,13 +236,12 @@ class Embeddings(nn.Module):
             use: the reader.
 
         Returns:
-            Item and category side by side, [N, D].
+            Item, category and all other features that are looked up side by side, [N, D].
         """
         space, side = self.config.space(use), use.rpartition("_")[2]
-        widths = self.config.spaces()[space]
         parts = []
-        for table in TABLES:
-            found = cast(dict[str, JaggedTensor], lookups[f"{space}_{getattr(widths, table)}"])
+        for table, width in self.config.table_widths(space).items():
+            found = cast(dict[str, JaggedTensor], lookups[f"{space}_{width}"])
             parts.append(found[f"{side}_{table}"].values())
         return torch.cat(parts, dim=1)
 
@@ -268,7 +254,7 @@ class Embeddings(nn.Module):
         return cast(Searched, lookups[f"{space}_pooled"])
 
     def by_table(self, value: Tensor, space: str) -> list[Tensor]:
-        """Item and category side by side, cut apart along the last dimension."""
+        """What `view` has side by side, cut apart along the last dimension, table by table."""
         return list(torch.split(value, list(self.config.table_widths(space).values()), dim=-1))
 
 
@@ -292,6 +278,10 @@ class Positions(nn.Module):
             }
         )
 
-    def table(self, use: Use) -> Tensor:
-        """The table a use reads, a row a position, [history_length + 1, D]."""
-        return self.tables[self.config.space(use)]
+    def target(self, use: Use) -> Tensor:
+        """The target's position embedding, [D]."""
+        return self.tables[self.config.space(use)][0]
+
+    def history(self, use: Use, length: int) -> Tensor:
+        """Position embeddings of the `length` newest behaviours, newest first, [length, D]."""
+        return self.tables[self.config.space(use)][1 : length + 1]

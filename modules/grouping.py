@@ -1,6 +1,7 @@
 """Behaviours put together without looking at the target: hash bits and clusters.
 
-Letters: R requests, M targets, L behaviours of the longest history, B bits, C clusters, D width.
+Letters: R requests, M targets, L behaviours of the longest history or part, B bits, C parts of a
+history, H places of half a part, D width.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from modules.views import Seen
 
-_ROUNDS = 3
-"""Of 2-means before each cut."""
+_AS_NEAR = 1e-4
+"""Part by which distances differ that count as equal."""
 
 
 class SimHash(nn.Module):
@@ -63,9 +64,9 @@ def clusters(value_RLD: Tensor, behaviour_RL: Tensor, most: int) -> Clusters:
 
     TWIN-V2 (arXiv:2407.16357) runs k-means recursively until clusters are small enough, offline.
     This does it on the rows of the step, in halves: of each part the two centres of 2-means are
-    found, and the part is cut where half of it is nearer to the one, so that the number of rounds
-    depends on the longest history alone. The behaviour nearest to its cluster's mean stands for it,
-    the newer of equals.
+    found, and the part is cut along the line between them into two of equal size, so that the
+    number of rounds depends on the longest history alone. The behaviour nearest to its cluster's
+    mean stands for it, the newest of equals.
 
     Args:
         value_RLD: rows of the behaviours.
@@ -73,85 +74,93 @@ def clusters(value_RLD: Tensor, behaviour_RL: Tensor, most: int) -> Clusters:
         most: behaviours of a cluster at most.
     """
     requests, length, _ = value_RLD.shape
-    value_RLD = value_RLD.float()
-    part_RL = torch.zeros(requests, length, dtype=torch.long, device=value_RLD.device)
-    parts, longest = 1, length
-    while longest > most:
-        part_RL = 2 * part_RL + _upper_half(value_RLD, behaviour_RL, part_RL, parts, most)
-        parts, longest = 2 * parts, (longest + 1) // 2
-    size_RC = _count(behaviour_RL, part_RL, parts)
-    distance_RL = (value_RLD - _mean_of_part(value_RLD, behaviour_RL, part_RL, parts)).norm(dim=2)
-    rank_RL = _rank_in_part(distance_RL, behaviour_RL, part_RL, parts)
-    member_RL = behaviour_RL & (rank_RL == 0)
-    log_RL = size_RC.gather(1, part_RL).clamp(min=1).float().log()
-    return Clusters(member_RL, log_RL.where(member_RL, 0))
-
-
-def _upper_half(
-    value_RLD: Tensor, behaviour_RL: Tensor, part_RL: Tensor, parts: int, most: int
-) -> Tensor:
-    """1 for behaviours of the half around the second centre, of parts that are too large."""
-    mean_RLD = _mean_of_part(value_RLD, behaviour_RL, part_RL, parts)
-    far_RLD = _value_at(value_RLD, behaviour_RL, part_RL, parts, (value_RLD - mean_RLD).norm(dim=2))
-    other_RLD = _value_at(
-        value_RLD, behaviour_RL, part_RL, parts, (value_RLD - far_RLD).norm(dim=2)
+    column_RL = torch.arange(length, device=value_RLD.device).expand(requests, -1)
+    parts = _Parts(
+        value_RLD.float().unsqueeze(1), column_RL.unsqueeze(1), behaviour_RL.sum(1, keepdim=True)
     )
-    for _ in range(_ROUNDS):
-        nearer_RL = (value_RLD - other_RLD).norm(dim=2) < (value_RLD - far_RLD).norm(dim=2)
-        far_RLD, other_RLD = (
-            _mean_of_half(value_RLD, behaviour_RL & half_RL, behaviour_RL, part_RL, parts)
-            for half_RL in (~nearer_RL, nearer_RL)
-        )
-    along_RL = ((value_RLD - far_RLD) * (other_RLD - far_RLD)).sum(dim=2)
-    rank_RL = _rank_in_part(along_RL, behaviour_RL, part_RL, parts)
-    size_RL = _count(behaviour_RL, part_RL, parts).gather(1, part_RL)
-    return (2 * rank_RL >= size_RL).logical_and(size_RL > most).long()
+    while parts.column_RCL.size(2) > most:
+        parts = _halved(parts, most)
+    distance_RCL = (parts.value_RCLD - _mean(parts, parts.valid()).unsqueeze(2)).norm(dim=3)
+    distance_RCL = distance_RCL.masked_fill(~parts.valid(), torch.inf)
+    # Of two behaviours both are as near to their mean: not rounding decides, but age.
+    far_RCL = distance_RCL > distance_RCL.amin(dim=2, keepdim=True) * (1 + _AS_NEAR)
+    newest_RC = parts.column_RCL.masked_fill(far_RCL, length).amin(dim=2)
+    size_RC = parts.size_RC
+    newest_RC = newest_RC.where(size_RC > 0, length)  # One more column, for empty parts.
+    log_RL = torch.zeros(requests, length + 1, device=value_RLD.device)
+    log_RL.scatter_(1, newest_RC, size_RC.clamp(min=1).float().log())
+    member_RL = torch.zeros(requests, length + 1, dtype=torch.bool, device=value_RLD.device)
+    member_RL.scatter_(1, newest_RC, value=True)
+    return Clusters(member_RL[:, :length], log_RL[:, :length])
 
 
-def _count(behaviour_RL: Tensor, part_RL: Tensor, parts: int) -> Tensor:
-    """Behaviours of each part, [R, C]."""
-    zeros_RC = part_RL.new_zeros(part_RL.size(0), parts)
-    return zeros_RC.scatter_add_(1, part_RL, behaviour_RL.long())
+class _Parts(NamedTuple):
+    """Behaviours in C parts a request, the first `size` of each part's L places filled."""
+
+    value_RCLD: Tensor
+    column_RCL: Tensor
+    """Where each behaviour is in its history."""
+    size_RC: Tensor
+
+    def valid(self) -> Tensor:
+        """True on filled places, [R, C, L]."""
+        place_L = torch.arange(self.column_RCL.size(2), device=self.size_RC.device)
+        return place_L < self.size_RC.unsqueeze(2)
 
 
-def _mean_of_part(value_RLD: Tensor, chosen_RL: Tensor, part_RL: Tensor, parts: int) -> Tensor:
-    """At each behaviour the mean of its part's chosen behaviours; zeros where none is."""
-    place_RLD = part_RL.unsqueeze(2).expand_as(value_RLD)
-    sum_RCD = value_RLD.new_zeros(len(value_RLD), parts, value_RLD.size(2))
-    sum_RCD.scatter_add_(1, place_RLD, value_RLD * chosen_RL.unsqueeze(2))
-    mean_RCD = sum_RCD / _count(chosen_RL, part_RL, parts).clamp(min=1).unsqueeze(2)
-    return mean_RCD.gather(1, place_RLD)
+def _halved(parts: _Parts, most: int) -> _Parts:
+    """Twice as many parts; one that is small enough has an empty other half."""
+    valid_RCL = parts.valid()
+    first_RCD = _mean(parts, valid_RCL)
+    second_RCD = first_RCD
+    for _ in range(2):  # The farthest from the mean, then the farthest from that one.
+        distance_RCL = _distance(parts, first_RCD).masked_fill(~valid_RCL, -torch.inf)
+        farthest_RC1 = distance_RCL.argmax(dim=2, keepdim=True)
+        farthest_RCD = _rows(parts.value_RCLD, farthest_RC1).squeeze(2)
+        second_RCD, first_RCD = first_RCD, farthest_RCD
+    # One round of 2-means: those nearer to the one, those nearer to the other.
+    along_RCL = _along(parts, second_RCD - first_RCD)
+    middle_RC = ((second_RCD + first_RCD) * (second_RCD - first_RCD)).sum(dim=2) / 2
+    nearer_RCL = along_RCL > middle_RC.unsqueeze(2)
+    axis_RCD = _mean(parts, valid_RCL & nearer_RCL) - _mean(parts, valid_RCL & ~nearer_RCL)
+    along_RCL = _along(parts, axis_RCD).masked_fill(~valid_RCL, torch.inf)
+    order_RCL = along_RCL.argsort(dim=2, stable=True)
+    # Places in that order: the first half of the filled ones, then the second.
+    longest = order_RCL.size(2)
+    half = max((longest + 1) // 2, most)
+    first_RC = parts.size_RC.where(parts.size_RC <= most, (parts.size_RC + 1) // 2)
+    place_H = torch.arange(half, device=order_RCL.device)
+    start_RC2 = torch.stack([torch.zeros_like(first_RC), first_RC], dim=2)
+    place_RC2H = (start_RC2.unsqueeze(3) + place_H).clamp(max=longest - 1)
+    chosen_RCL = order_RCL.gather(2, place_RC2H.flatten(2))
+    sizes_RC2 = torch.stack([first_RC, parts.size_RC - first_RC], dim=2)
+    value_RCLD = _rows(parts.value_RCLD, chosen_RCL)
+    column_RCL = parts.column_RCL.gather(2, chosen_RCL)
+    return _Parts(
+        torch.unflatten(value_RCLD, 2, (2, half)).flatten(1, 2),
+        torch.unflatten(column_RCL, 2, (2, half)).flatten(1, 2),
+        sizes_RC2.flatten(1),
+    )
 
 
-def _mean_of_half(
-    value_RLD: Tensor, half_RL: Tensor, behaviour_RL: Tensor, part_RL: Tensor, parts: int
-) -> Tensor:
-    """The mean of half a part; of the whole where the half is empty."""
-    empty_RL1 = (_count(half_RL, part_RL, parts) == 0).gather(1, part_RL).unsqueeze(2)
-    whole_RLD = _mean_of_part(value_RLD, behaviour_RL, part_RL, parts)
-    return whole_RLD.where(empty_RL1, _mean_of_part(value_RLD, half_RL, part_RL, parts))
+def _rows(value_RCLD: Tensor, place_RCK: Tensor) -> Tensor:
+    """Rows of chosen places: value_RCKD."""
+    place_RCKD = place_RCK.unsqueeze(3).expand(-1, -1, -1, value_RCLD.size(3))
+    return value_RCLD.gather(2, place_RCKD)
 
 
-def _value_at(
-    value_RLD: Tensor, behaviour_RL: Tensor, part_RL: Tensor, parts: int, key_RL: Tensor
-) -> Tensor:
-    """At each behaviour the row of its part's behaviour with the largest key."""
-    rank_RL = _rank_in_part(-key_RL, behaviour_RL, part_RL, parts)
-    first_RL = behaviour_RL & (rank_RL == 0)
-    return _mean_of_part(value_RLD, first_RL, part_RL, parts)
+def _mean(parts: _Parts, chosen_RCL: Tensor) -> Tensor:
+    """Mean of the chosen behaviours of each part, zeros where none is: mean_RCD."""
+    weight_RCL = chosen_RCL.float()
+    weight_RCL = weight_RCL / weight_RCL.sum(dim=2, keepdim=True).clamp(min=1)
+    return (weight_RCL.unsqueeze(3) * parts.value_RCLD).sum(dim=2)
 
 
-def _rank_in_part(key_RL: Tensor, behaviour_RL: Tensor, part_RL: Tensor, parts: int) -> Tensor:
-    """Rank of each behaviour in its part by the smaller key, the newer of equals; 0 is the first.
+def _along(parts: _Parts, axis_RCD: Tensor) -> Tensor:
+    """Products of behaviours with an axis of their part: along_RCL."""
+    return (parts.value_RCLD * axis_RCD.unsqueeze(2)).sum(dim=3)
 
-    Padding ranks behind all parts.
-    """
-    order_RL = key_RL.argsort(dim=1, stable=True)
-    held_RL = part_RL.where(behaviour_RL, parts)
-    by_part_RL = order_RL.gather(1, held_RL.gather(1, order_RL).argsort(dim=1, stable=True))
-    place_RL = torch.empty_like(by_part_RL)
-    column_RL = torch.arange(key_RL.size(1), device=key_RL.device).expand_as(by_part_RL)
-    place_RL.scatter_(1, by_part_RL, column_RL)
-    size_RC = _count(behaviour_RL, part_RL, parts)
-    start_RC = torch.cat([size_RC.cumsum(1) - size_RC, size_RC.sum(1, keepdim=True)], dim=1)
-    return place_RL - start_RC.gather(1, held_RL)
+
+def _distance(parts: _Parts, centre_RCD: Tensor) -> Tensor:
+    """Squared distances of behaviours from a point of their part: distance_RCL."""
+    return (parts.value_RCLD - centre_RCD.unsqueeze(2)).square_().sum(dim=3)

@@ -37,6 +37,9 @@ class HeadConfig:
     auxiliary_weight: float = 1.0
     """Weight of the auxiliary loss, whose history is pooled by a softmax over all behaviours. The
     released code has 1, the paper does not mention it; 0 leaves the auxiliary network out."""
+    auxiliary_sample: int = 0
+    """In training, behaviours of a request that the auxiliary head sums, drawn anew each step; 0
+    for all."""
     norm: NormKind = "batch"
     """Normalisation of the input: `batch` (over this rank's targets), `batch_all_ranks`, `layer`
     or `none`."""
@@ -50,10 +53,11 @@ class HeadConfig:
                 raise ValueError(
                     f"model.head.{name} is {getattr(self, name)}; widths must be at least 1"
                 )
-        if self.auxiliary_weight < 0:
-            raise ValueError(
-                f"model.head.auxiliary_weight is {self.auxiliary_weight}; it must be 0 or more"
-            )
+        for name in ("auxiliary_weight", "auxiliary_sample"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"model.head.{name} is {getattr(self, name)}; it must be 0 or more"
+                )
 
 
 def head_input(target_TD: Tensor, history_TD: Tensor, inputs: Inputs) -> Tensor:

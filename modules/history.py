@@ -95,3 +95,18 @@ def padded(value_ND: Tensor, offset_G1: Tensor, longest: int) -> Tensor:
         return value_ND.view(groups, longest, value_ND.size(1))
     dense: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(value_ND, [offset_G1], [longest])
     return dense
+
+
+def padded_ids(id_N: Tensor, offset_G1: Tensor, longest: int) -> Tensor:
+    """Jagged ids of G groups as id_GL, -1 on padding; FBGEMM pads no integers of 64 bits.
+
+    Args:
+        id_N: ids, group by group.
+        offset_G1: where each group starts, with the total at the end.
+        longest: L.
+    """
+    column_L = torch.arange(longest, device=id_N.device)
+    place_GL = offset_G1[:-1, None] + column_L
+    # The one more at the end is what all padding reads.
+    padded_N1 = torch.cat([id_N, id_N.new_full((1,), -1)])
+    return padded_N1[place_GL.where(column_L < offset_G1.diff().unsqueeze(1), id_N.numel())]

@@ -14,11 +14,12 @@ from torch.autograd.profiler import record_function
 from torchrec import KeyedJaggedTensor
 
 from modules.attention import BucketsOutput, HeadsOutput, masked_softmax, pool_kept
-from modules.embedding import Embeddings, Lookups, Positions
+from modules.embedding import Embeddings, Lookups
 from modules.grouping import clusters
 from modules.head import Head
 from modules.history import RequestGrid
 from modules.model_config import InitConfig, RankerConfig
+from modules.positions import Positions
 from modules.projection import UseProjection, make_uses
 from modules.representation import Kept, make_dots, make_reader
 from modules.scorers import (
@@ -31,7 +32,7 @@ from modules.scorers import (
     MultiHeadScorer,
     OwnScorer,
 )
-from modules.search import SearchUnit
+from modules.search import SearchUnit, sample
 from modules.views import Seen, Views
 
 
@@ -186,11 +187,15 @@ class Interaction(nn.Module):
         """Weights of whole histories, of the kept first: one product serves both heads."""
         weights = [torch.zeros_like(scores.score_RQL).scatter(2, kept.index_RMK, kept.weight_RMK)]
         if self.auxiliary_head is not None:
+            behaviour_RL = scores.behaviour_RL
+            if self.training and self.config.head.auxiliary_sample:
+                behaviour_RL = sample(behaviour_RL, self.config.head.auxiliary_sample)
+            behaviour_R1L = behaviour_RL.unsqueeze(1)
             if self.config.search.by == "own":
                 # Raw scores: with a softmax among all, a single best behaviour would be enough.
-                weights.append(scores.rank_RML * scores.behaviour_RL.unsqueeze(1))
+                weights.append(scores.rank_RML * behaviour_R1L)
             else:
-                behaviour_RQL = scores.behaviour_RL.unsqueeze(1).expand_as(scores.score_RQL)
+                behaviour_RQL = behaviour_R1L.expand_as(scores.score_RQL)
                 weights.append(masked_softmax(scores.score_RQL, behaviour_RQL))
         return torch.cat(weights, dim=1)
 

@@ -121,6 +121,11 @@ class RankerConfig:
         """What several heads, or projections of other widths, do not fit."""
         if self.widths("attention_target") != self.widths("attention_history"):
             yield "model.projection gives target and history different widths"
+        if self.search.by == "own" and not self.has_auxiliary_head:
+            yield (
+                "model.search.by is own, whose matrices only the auxiliary head trains, which this "
+                "model has not; set model.head.auxiliary_weight above 0"
+            )
         if self.projection.of_joined and self.attention.scorer != "dot":
             yield (
                 f"model.projection.place is joined, attention.scorer {self.attention.scorer}; a "

@@ -137,10 +137,14 @@ def check_preset(model: RankerConfig) -> None:
         if other != model.preset and _normal(mine) == _normal(theirs):
             own = _normal(PRESETS[model.preset])
             differing = [name for name, value in _normal(mine).items() if own[name] != value]
+            uses = [name for name in differing if name.startswith("embeddings.uses.")]
+            told = [*(["embeddings.uses"] if uses else []), *(set(differing).difference(uses))]
+            one = len(told) == 1 and not uses
             raise ValueError(
-                f"model.preset is {model.preset}, but {', '.join('model.' + n for n in differing)} "
-                f"{'is that' if len(differing) == 1 else 'are those'} of {other}; set model.preset "
-                f"to {other}, or leave {'it' if len(differing) == 1 else 'them'} out"
+                f"model.preset is {model.preset}, but "
+                f"{', '.join(f'model.{name}' for name in sorted(told))} "
+                f"{'is that' if one else 'are those'} of {other}; set model.preset to {other}, or "
+                f"leave {'it' if one else 'them'} out"
             )
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from modules.attention import Scale
 from modules.grouping import SimHash
-from modules.history import padded
+from modules.history import padded_ids
 from modules.projection import UseProjection
 from modules.representation import ShardDots, UnpooledDots
 from modules.views import Seen
@@ -231,15 +231,13 @@ class CategoryScorer(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Compare every behaviour of a request with each of its targets."""
         grid = seen.grid
-        # As float64, which holds every id exactly and which FBGEMM pads.
-        history_RL1, target_RM1 = (
-            padded(seen.features[key].values().double().unsqueeze(1), offsets, longest)
-            for key, offsets, longest in (
-                ("history_category", grid.history_offset_R1, grid.num_history),
-                ("target_category", grid.target_offset_R1, grid.num_targets),
-            )
+        history_RL = padded_ids(
+            seen.features["history_category"].values(), grid.history_offset_R1, grid.num_history
         )
-        return newest_of_equals((target_RM1 == history_RL1.transpose(1, 2)).float())
+        target_RM = padded_ids(
+            seen.features["target_category"].values(), grid.target_offset_R1, grid.num_targets
+        )
+        return newest_of_equals(target_RM.unsqueeze(2) == history_RL.unsqueeze(1))
 
 
 class OwnScorer(nn.Module):
@@ -273,7 +271,7 @@ def by_head(value_RMC: Tensor, heads: int) -> Tensor:
 
 
 def newest_of_equals(score_RML: Tensor) -> Tensor:
-    """Whole-numbered scores, told apart by age: of equal ones the newer is larger."""
+    """Whole numbers (or truths), told apart by age: of equal ones the newer is larger."""
     length = score_RML.size(2)
     age_L = torch.arange(length, device=score_RML.device)
     return score_RML.float() * (length + 1) - age_L

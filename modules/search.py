@@ -75,3 +75,20 @@ class SearchUnit(nn.Module):
         masked_RML = score_RML.detach().masked_fill(~behaviour_RML, -torch.inf)
         index_RMK = masked_RML.topk(self.top_k, dim=2, sorted=False).indices
         return index_RMK, behaviour_RML.gather(2, index_RMK)
+
+
+def sample(behaviour_RL: Tensor, size: int) -> Tensor:
+    """Draw behaviours of each history without putting back.
+
+    Args:
+        behaviour_RL: True where a behaviour is.
+        size: how many to draw; histories that are shorter are drawn whole.
+
+    Returns:
+        True where a behaviour was drawn, [R, L].
+    """
+    if behaviour_RL.size(1) <= size:
+        return behaviour_RL
+    key_RL = torch.rand(behaviour_RL.shape, device=behaviour_RL.device)
+    drawn_RK = key_RL.masked_fill(~behaviour_RL, -1).topk(size, dim=1).indices
+    return torch.zeros_like(behaviour_RL).scatter(1, drawn_RK, value=True) & behaviour_RL

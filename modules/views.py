@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from modules.balance import balanced
-from modules.embedding import USES, Embeddings, Lookups, Positions, Use
+from modules.embedding import USES, Embeddings, Lookups, Use
 from modules.history import RequestGrid
+from modules.positions import Positions
 from modules.projection import UseProjection
 
 

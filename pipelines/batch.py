@@ -5,7 +5,7 @@ Letters: R requests, T targets, N behaviours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from pipelines.interval import Clock
 from pipelines.ragged import backward_ranges, ranges
-
-KEYS = ("history_item", "history_category", "target_item", "target_category")
+from pipelines.schema import FEATURES, INTERVAL
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Batch(Pipelineable):
     """Requests with their histories and targets; a history is there once, whoever shares it."""
 
     features: KeyedJaggedTensor
-    """Keys `KEYS`, stride R. Histories newest first, so that place l is position l + 1."""
+    """Keys `history_<feature>` of item, category and what else is read, then `target_<feature>`;
+    stride R. Histories newest first, so that place l is position l + 1."""
     label: Tensor
     """Clicked or not, float [T], in the order of the requests."""
     weight: Tensor
@@ -68,22 +69,24 @@ class Batch(Pipelineable):
 class Requests:
     """Requests in memory, flat; both layouts on disk become this.
 
-    Histories are slices of `history_*`, so that all requests of a user share one life.
+    Histories are slices of `history`, so that all requests of a user share one life.
     """
 
-    history_item: np.ndarray
-    history_category: np.ndarray
+    history: dict[str, np.ndarray]
+    """Ids of behaviours by feature, [N] each."""
     start: np.ndarray
-    """Where each request's history starts in `history_*`, [R]."""
+    """Where each request's history starts in `history`, [R]."""
     end: np.ndarray
     """Where it ends, [R]."""
     user: np.ndarray
     """[R]."""
     target_offset: np.ndarray
     """Where each request's targets start, [R + 1]."""
-    target_item: np.ndarray
-    target_category: np.ndarray
+    target: dict[str, np.ndarray]
+    """Ids of targets by feature, [T] each."""
     label: np.ndarray
+    clock: Clock | None = None
+    """When behaviours and requests were, where intervals are read."""
 
     def __len__(self) -> int:
         return len(self.start)
@@ -99,6 +102,7 @@ class Requests:
             end=self.end[keep],
             user=self.user[keep],
             target_offset=np.append(self.target_offset[:-1][keep], self.target_offset[-1]),
+            clock=self.clock and self.clock.of_requests(keep),
         )
 
     def targets_of(self, chosen: np.ndarray) -> np.ndarray:
@@ -119,36 +123,43 @@ def collate(parts: list[tuple[Requests, np.ndarray]]) -> Batch:
     Returns:
         The batch; every target counts 1, `total_weight` is this rank's own.
     """
-    pieces: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
-    lengths: dict[str, list[np.ndarray]] = {"history": [], "target": []}
-    labels, users = [], []
+    history: list[dict[str, np.ndarray]] = []
+    target: list[dict[str, np.ndarray]] = []
+    lengths, counts, labels, users = [], [], [], []
     for requests, chosen in parts:
         length = requests.end[chosen] - requests.start[chosen]
         newest_first = backward_ranges(requests.end[chosen], length)
-        pieces["history_item"].append(requests.history_item[newest_first])
-        pieces["history_category"].append(requests.history_category[newest_first])
         count = requests.targets_of(chosen)
         index = ranges(requests.target_offset[chosen], count)
-        pieces["target_item"].append(requests.target_item[index])
-        pieces["target_category"].append(requests.target_category[index])
+        history.append({name: ids[newest_first] for name, ids in requests.history.items()})
+        target.append({name: ids[index] for name, ids in requests.target.items()})
+        if requests.clock is not None:
+            history[-1][INTERVAL] = requests.clock.buckets_of(newest_first, chosen, length)
+            target[-1][INTERVAL] = np.zeros(index.size, np.int64)
         labels.append(requests.label[index])
         users.append(np.repeat(requests.user[chosen], count))
-        lengths["history"].append(length)
-        lengths["target"].append(count)
+        lengths.append(length)
+        counts.append(count)
     return _batch(
-        values=[part for key in KEYS for part in pieces[key]],
-        history_length=np.concatenate(lengths["history"]),
-        target_count=np.concatenate(lengths["target"]),
+        history=history,
+        target=target,
+        history_length=np.concatenate(lengths),
+        target_count=np.concatenate(counts),
         label=np.concatenate(labels),
         user=np.concatenate(users),
         weight=1.0,
     )
 
 
-def padding_batch() -> Batch:
-    """One request without history and with one weightless target, for a rank without data."""
+def padding_batch(features: Sequence[str] = FEATURES) -> Batch:
+    """One request without history and with one weightless target, for a rank without data.
+
+    Args:
+        features: those of the other ranks' batches.
+    """
     return _batch(
-        values=[np.zeros(1, np.int64), np.zeros(1, np.int64)],
+        history=[{name: np.zeros(0, np.int64) for name in features}],
+        target=[{name: np.zeros(1, np.int64) for name in features}],
         history_length=np.zeros(1, np.int64),
         target_count=np.ones(1, np.int64),
         label=np.zeros(1, np.float32),
@@ -159,17 +170,21 @@ def padding_batch() -> Batch:
 
 def _batch(
     *,
-    values: list[np.ndarray],
+    history: list[dict[str, np.ndarray]],
+    target: list[dict[str, np.ndarray]],
     history_length: np.ndarray,
     target_count: np.ndarray,
     label: np.ndarray,
     user: np.ndarray,
     weight: float,
 ) -> Batch:
-    lengths = np.concatenate([history_length, history_length, target_count, target_count])
+    # TorchRec learns the order of the keys from the first batch, so it must not change.
+    names = [*FEATURES, *sorted(history[0].keys() - FEATURES)]
+    values = [part[name] for parts in (history, target) for name in names for part in parts]
+    lengths = np.concatenate([history_length] * len(names) + [target_count] * len(names))
     return Batch(
         features=KeyedJaggedTensor(
-            keys=list(KEYS),
+            keys=[f"{side}_{name}" for side in ("history", "target") for name in names],
             values=torch.from_numpy(np.concatenate(values).astype(np.int64, copy=False)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             # Summed by key here, on the CPU, and carried along by `to`: otherwise each step would

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from pipelines.parquet import IdMode, IdRules, hash_ids, list_row_groups, read_requests
-from pipelines.schema import DatasetSchema, Layout
+from pipelines.ids import IdMode, IdRules, hash_ids, rows_option
+from pipelines.interval import MOST_BUCKETS
+from pipelines.parquet import list_row_groups, read_requests
+from pipelines.schema import FEATURES, INTERVAL, DatasetSchema, Layout, is_feature_name
 from pipelines.stream import RequestDataset, StreamConfig
 
 Split = Literal["train", "val", "test"]
@@ -40,13 +43,24 @@ class DataConfig:
     """Requests that are shuffled together, drawn from several row groups; memory grows with it."""
     shuffle_behaviours: int = 1 << 27
     """Behaviours of stored histories at which these end too: 16 bytes each, so 2 GiB a reader (each
-    rank has `data.workers` of them, at least one). One row group is always read whole."""
+    rank has `data.workers` of them, at least one); 8 bytes more for each feature beyond item and
+    category. One row group is always read whole."""
     ids: IdMode = "check"
-    """`check`: an id outside its table is an error. `hash`: ids are hashed into the table."""
+    """`check`: an id outside its table is an error. `hash`: ids are hashed into the table, those of
+    further features as well; only their 0, which is what a target without them has, stays 0."""
     item_rows: int = 0
     """Rows of the item table; 0 takes the schema's."""
     category_rows: int = 0
     """Rows of the category table; 0 takes the schema's."""
+    feature_rows: dict[str, int] = field(default_factory=dict)
+    """Rows of the tables of further features by name; the schema's for those not named."""
+    interval_buckets: int = 32
+    """Buckets of the time between a behaviour and its request, where the model reads it: 1 for less
+    than `interval_unit`, 2 for one, 3 for two and three, and so on by doubling; the last holds all
+    that is longer, with 32 from 34 years of seconds on. Bucket 0 is the target's own."""
+    interval_unit: int = 1
+    """Units of the data's timestamps that count as one: 86400 where they are seconds of whole
+    days, 1000 where they are milliseconds."""
     workers: int = 0
     """Processes a rank that read ahead; 0 reads in the training process."""
 
@@ -59,45 +73,96 @@ class DataConfig:
             ("shuffle_behaviours", 1),
             ("item_rows", 0),
             ("category_rows", 0),
+            ("interval_buckets", 1),
+            ("interval_unit", 1),
             ("workers", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; at least {least}")
+        if self.interval_buckets > MOST_BUCKETS:
+            raise ValueError(
+                f"data.interval_buckets is {self.interval_buckets}; at most {MOST_BUCKETS}"
+            )
+        for name, rows in self.feature_rows.items():
+            if not is_feature_name(name) or rows < 0:
+                raise ValueError(
+                    f"data.feature_rows has {name}: {rows}; give rows of at least 0 by the name of "
+                    "a feature other than item and category"
+                )
 
-    def rows(self, schema: DatasetSchema) -> dict[str, int]:
-        """Rows of the tables.
+    def rows(self, schema: DatasetSchema, features: Sequence[str] = FEATURES) -> dict[str, int]:
+        """Rows of the tables by feature.
+
+        Args:
+            schema: of the data.
+            features: that the model looks up.
 
         Raises:
-            ValueError: a table is smaller than the data, or than hashing, needs.
+            ValueError: the data lacks a feature, or a table is smaller than the data, or than
+                hashing, needs.
         """
-        rows = {}
-        for name, asked in (("item", self.item_rows), ("category", self.category_rows)):
-            needed = schema.tables[name].rows
-            rows[name] = asked or needed
-            if self.ids == "check" and rows[name] < needed:
+        for section, names in (
+            ("model.embeddings", features),
+            ("data.feature_rows", self.feature_rows),
+        ):
+            strange = [name for name in names if name not in (*schema.tables, INTERVAL)]
+            if strange:
+                further = [name for name in schema.tables if name not in FEATURES]
                 raise ValueError(
-                    f"data.{name}_rows is {asked}, the data has ids up to {needed - 1}; "
-                    f"give at least {needed}, or 0 for just that, or data.ids hash"
+                    f"{section} names the feature {strange[0]}; beside item and category "
+                    f"{self.schema} has {', '.join(further) or 'none'}"
                 )
-            if self.ids == "hash" and rows[name] < 2:
-                raise ValueError(
-                    f"data.{name}_rows is {rows[name]}; data.ids hash leaves row 0 free and needs "
-                    "at least 2"
-                )
+        asked = {"item": self.item_rows, "category": self.category_rows, **self.feature_rows}
+        return {
+            name: self.interval_buckets + 1
+            if name == INTERVAL
+            else self._rows(name, asked.get(name, 0), schema.tables[name].rows)
+            for name in features
+        }
+
+    def _rows(self, name: str, asked: int, needed: int) -> int:
+        rows, option = asked or needed, f"data.{rows_option(name)}"
+        if self.ids == "check" and rows < needed:
+            raise ValueError(
+                f"{option} is {asked}, the data has ids up to {needed - 1}; "
+                f"give at least {needed}, or 0 for just that, or data.ids hash"
+            )
+        if self.ids == "hash" and rows < 2:
+            raise ValueError(
+                f"{option} is {rows}; data.ids hash leaves row 0 free and needs at least 2"
+            )
         return rows
 
 
 def make_dataset(
-    config: DataConfig, split: Split, schema: DatasetSchema, *, seed: int, rank: int, world: int
+    config: DataConfig,
+    split: Split,
+    schema: DatasetSchema,
+    *,
+    seed: int,
+    rank: int,
+    world: int,
+    features: Sequence[str] = FEATURES,
 ) -> RequestDataset:
     """One rank's share of a split; only training is shuffled.
+
+    Args:
+        config: where the data is.
+        split: which.
+        schema: of the data.
+        seed: of the order.
+        rank: of this process.
+        world: ranks in all.
+        features: that the model looks up; no others are read.
 
     Raises:
         ValueError: no file, or columns that do not fit the layout.
     """
     pattern: str = getattr(config, split)
+    ids = IdRules(config.rows(schema, features), config.ids, config.interval_unit)
+    further = [name for name in ids.on_disk if name not in FEATURES]
     try:
-        groups = list_row_groups(pattern, config.layout)
+        groups = list_row_groups(pattern, config.layout, further)
     except ValueError as error:
         raise ValueError(f"data.{split}: {error}") from error
     stream = StreamConfig(
@@ -107,7 +172,7 @@ def make_dataset(
         shuffle_requests=config.shuffle_requests if split == "train" else 0,
         shuffle_behaviours=config.shuffle_behaviours,
         seed=seed,
-        ids=IdRules(config.rows(schema), config.ids),
+        ids=ids,
         behaviours_per_batch=config.behaviours_per_batch,
     )
     return RequestDataset(groups, stream, rank=rank, world=world)
@@ -120,7 +185,8 @@ def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:
         By table: different ids, and how many of them share their row with another.
     """
     config = dataset.config
-    seen: dict[str, list[np.ndarray]] = {"item": [], "category": []}
+    features = config.ids.on_disk
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in features}
     read = 0
     for rows in dataset.groups:
         if read >= _COLLISION_SAMPLE:
@@ -129,18 +195,16 @@ def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:
             rows,
             layout=config.layout,
             history_length=config.history_length,
-            ids=IdRules({}, "as_is"),
+            ids=IdRules(dict.fromkeys(features, 0), "as_is"),
         )
-        read += len(requests.history_item)
-        seen["item"] += [np.unique(requests.history_item), np.unique(requests.target_item)]
-        seen["category"] += [
-            np.unique(requests.history_category),
-            np.unique(requests.target_category),
-        ]
-    return {name: _collisions(parts, config.ids.rows[name]) for name, parts in seen.items()}
+        read += len(requests.history["item"])
+        for name, parts in seen.items():
+            parts += [np.unique(requests.history[name]), np.unique(requests.target[name])]
+    return {name: _collisions(name, parts, config.ids.rows[name]) for name, parts in seen.items()}
 
 
-def _collisions(parts: list[np.ndarray], rows: int) -> tuple[int, int]:
+def _collisions(feature: str, parts: list[np.ndarray], rows: int) -> tuple[int, int]:
     ids = np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
+    ids = ids if feature in FEATURES else ids[ids != 0]
     _, count = np.unique(hash_ids(ids, rows), return_counts=True)
     return len(ids), int(count[count > 1].sum())

@@ -114,7 +114,9 @@ class BatchStream(Iterator[Batch]):
         return _Vote(batch, tuple(self._places), self._next_reader, self._group)
 
     def _hand_out(self, vote: _Vote, result: _Result) -> Batch:
-        batch = padding_batch() if vote.batch is None else vote.batch
+        batch = vote.batch
+        if batch is None:
+            batch = padding_batch(tuple(self._dataset.config.ids.rows))
         batch.total_weight.fill_(result.weight)
         self.batches += 1
         self.samples += result.weight

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.batch import Requests
+from pipelines.ids import IdRules, hash_ids, rows_option
+from pipelines.interval import Clock
 from pipelines.ragged import flat
-from pipelines.schema import Layout, check_columns
-
-IdMode = Literal["check", "hash"]
-_COLUMNS: dict[Layout, list[str]] = {
-    "user": ["user_id", "item", "category", "requests"],
-    "request": ["user_id", "history_item", "history_category", "item", "category", "label"],
-}
+from pipelines.schema import FEATURES, INTERVAL, Layout, check_columns, history_column
 
 
 @dataclass(frozen=True)
@@ -34,23 +30,22 @@ class RowRange:
     stop: int
 
 
-@dataclass(frozen=True)
-class IdRules:
-    """How ids become rows of a table."""
-
-    rows: dict[str, int]
-    """Rows of the `item` and of the `category` table."""
-    mode: IdMode | Literal["as_is"]
-    """`check`: an id outside the table is an error. `hash`: ids are hashed into it. `as_is`: ids
-    are left alone, to be counted."""
+def columns_of(layout: Layout, ids: IdRules) -> list[str]:
+    """Columns that are read; a file need not have the targets' ids of further features."""
+    history = [history_column(layout, name) for name in ids.on_disk]
+    history += [history_column(layout, "timestamp")] if INTERVAL in ids.rows else []
+    if layout == "user":
+        return ["user_id", *history, "requests"]
+    return ["user_id", *history, *ids.on_disk, "label", *(["timestamp"] * (INTERVAL in ids.rows))]
 
 
-def list_row_groups(pattern: str, layout: Layout) -> list[RowRange]:
+def list_row_groups(pattern: str, layout: Layout, features: Sequence[str] = ()) -> list[RowRange]:
     """Read the footers of all files of a split.
 
     Args:
         pattern: a file, a folder or a glob.
         layout: the columns to expect.
+        features: further features to expect.
 
     Returns:
         Whole row groups, by file name and place.
@@ -65,7 +60,7 @@ def list_row_groups(pattern: str, layout: Layout) -> list[RowRange]:
                 footer = pq.ParquetFile(stream)
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-            check_columns(footer.schema_arrow, layout, path)
+            check_columns(footer.schema_arrow, layout, path, features)
             first_row = 0
             for number in range(footer.metadata.num_row_groups):
                 rows = footer.metadata.row_group(number).num_rows
@@ -95,7 +90,8 @@ def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: I
     """
     with storage.open_file(rows.path, "rb") as stream:
         try:
-            table = pq.ParquetFile(stream).read_row_group(rows.row_group, columns=_COLUMNS[layout])
+            columns = columns_of(layout, ids)
+            table = pq.ParquetFile(stream).read_row_group(rows.row_group, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{rows.path} row group {rows.row_group}: {error}") from error
     table = table.slice(rows.start, rows.stop - rows.start)
@@ -112,10 +108,10 @@ class _RowReader:
 
     def users(self, table: pa.Table, history_length: int) -> Requests:
         every = np.arange(table.num_rows)
-        item, category, life = self._pair(table, "item", "category", every)
+        history, life = self._ids(table, "", every)
         entries, first_request = self._list(table["requests"], "requests", every)
         owner = np.repeat(every, np.diff(first_request))
-        target_item, target_category, target_offset = self._pair(entries, "item", "category", owner)
+        target, target_offset = self._ids(entries, "", owner)
         label = self._label(entries, target_offset, owner)
         length = self._numbers(entries.field("history_end"), "requests.history_end", owner)
         bad = (length < 0) | (length > np.diff(life)[owner])
@@ -129,47 +125,72 @@ class _RowReader:
         user = self._numbers(table["user_id"], "user_id", every)
         end = life[owner] + length
         return Requests(
-            history_item=item,
-            history_category=category,
+            history=history,
             start=end - np.minimum(length, history_length),
             end=end,
             user=user[owner],
             target_offset=target_offset,
-            target_item=target_item,
-            target_category=target_category,
+            target=target,
             label=label,
+            clock=self._clock(table, "timestamp", life, entries, owner),
         )
 
     def requests(self, table: pa.Table, history_length: int) -> Requests:
         every = np.arange(table.num_rows)
-        item, category, life = self._pair(table, "history_item", "history_category", every)
-        target_item, target_category, target_offset = self._pair(table, "item", "category", every)
+        history, life = self._ids(table, "history_", every)
+        target, target_offset = self._ids(table, "", every)
         return Requests(
-            history_item=item,
-            history_category=category,
+            history=history,
             start=np.maximum(life[:-1], life[1:] - history_length),
             end=life[1:],
             user=self._numbers(table["user_id"], "user_id", every),
             target_offset=target_offset,
-            target_item=target_item,
-            target_category=target_category,
+            target=target,
             label=self._label(table, target_offset, every),
+            clock=self._clock(table, "history_timestamp", life, table, every),
         )
 
-    def _pair(
-        self, source: pa.Table | pa.StructArray, item: str, category: str, owner: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids of items and categories, which must be equally many in every entry."""
-        found = {}
-        for kind, field in (("item", item), ("category", category)):
-            column, name = _field(source, field)
+    def _ids(
+        self, source: pa.Table | pa.StructArray, prefix: str, owner: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Ids by feature, equally many of each in every entry; 0 of a feature targets lack."""
+        found: dict[str, np.ndarray] = {}
+        first, first_name = np.zeros(0, np.int64), ""
+        for feature in self.ids.on_disk:
+            if feature not in FEATURES and not _has(source, prefix + feature):
+                found[feature] = np.zeros(first[-1], np.int64)
+                continue
+            column, name = _field(source, prefix + feature)
             values, offsets = self._list(column, name, owner)
             numbers = self._numbers(values, name, owner, offsets)
-            found[kind] = (self._to_rows(numbers, kind, name, owner, offsets), offsets)
-        (items, offsets), (categories, others) = found["item"], found["category"]
-        names = _field(source, item)[1], _field(source, category)[1]
-        self._same_length(offsets, others, *names, owner)
-        return items, categories, offsets
+            found[feature] = self._to_rows(numbers, feature, name, owner, offsets)
+            if first_name:
+                self._same_length(first, offsets, first_name, name, owner)
+            else:
+                first, first_name = offsets, name
+        return found, first
+
+    def _clock(
+        self,
+        table: pa.Table,
+        column: str,
+        life: np.ndarray,
+        entries: pa.Table | pa.StructArray,
+        owner: np.ndarray,
+    ) -> Clock | None:
+        """Timestamps of behaviours, a column of the table, and of requests, where they are read."""
+        if INTERVAL not in self.ids.rows:
+            return None
+        every = np.arange(table.num_rows)
+        values, offsets = self._list(table[column], column, every)
+        item = column.replace("timestamp", "item")
+        self._same_length(life, offsets, item, column, every)
+        return Clock(
+            behaviour=self._numbers(values, column, every, offsets),
+            request=self._numbers(*_field(entries, "timestamp"), owner),
+            unit=self.ids.interval_unit,
+            buckets=self.ids.rows[INTERVAL] - 1,
+        )
 
     def _label(
         self, source: pa.Table | pa.StructArray, target_offset: np.ndarray, owner: np.ndarray
@@ -216,7 +237,9 @@ class _RowReader:
             return ids
         rows = self.ids.rows[kind]
         if self.ids.mode == "hash":
-            return hash_ids(ids, rows)
+            hashed = hash_ids(ids, rows)
+            # 0 of a further feature is what a target without it has.
+            return hashed if kind in FEATURES else np.where(ids == 0, 0, hashed)
         bad = (ids < 0) | (ids >= rows)
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
@@ -224,7 +247,7 @@ class _RowReader:
             raise self._error(
                 row,
                 f"{name} has id {ids[at]}, the {kind} table has {rows} rows; ids go from 0 to "
-                f"{rows - 1}: raise data.{kind}_rows or set data.ids to hash",
+                f"{rows - 1}: raise data.{rows_option(kind)} or set data.ids to hash",
             )
         return ids
 
@@ -245,21 +268,14 @@ class _RowReader:
         return ValueError(f"{self.rows.path} row {number}: {problem}")
 
 
+def _has(source: pa.Table | pa.StructArray, name: str) -> bool:
+    if isinstance(source, pa.Table):
+        return name in source.column_names
+    return bool(source.type.get_field_index(name) >= 0)
+
+
 def _field(source: pa.Table | pa.StructArray, name: str) -> tuple[pa.ChunkedArray | pa.Array, str]:
     """A column, and what to call it in a message."""
     if isinstance(source, pa.Table):
         return source[name], name
     return source.field(name), f"requests.{name}"
-
-
-def hash_ids(ids: np.ndarray, rows: int) -> np.ndarray:
-    """Spread any 64-bit ids over rows 1 .. rows - 1; row 0 stays free.
-
-    Source: the finaliser of splitmix64 (Steele et al., OOPSLA 2014).
-    """
-    mixed = ids.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed = mixed ^ (mixed >> np.uint64(31))
-    return (mixed % np.uint64(rows - 1)).astype(np.int64) + 1

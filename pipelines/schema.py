@@ -2,12 +2,14 @@
 
 Both layouts hold the same thing, requests with a history and one or more targets. `user` keeps one
 row a user, whose life is stored once and shared by all requests; `request` keeps one row a request.
+Beside items and categories both may hold further id features, such as the type of a behaviour.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,6 +56,58 @@ REQUEST_LAYOUT = pa.schema(
     ]
 )
 LAYOUTS: dict[Layout, pa.Schema] = {"user": USER_LAYOUT, "request": REQUEST_LAYOUT}
+FEATURES = ("item", "category")
+"""Features that every dataset has."""
+INTERVAL = "interval"
+"""A feature that is on no disk: it is derived from timestamps."""
+_TAKEN = {*FEATURES, INTERVAL, "position", "user_id", "timestamp"} | {
+    *("requests", "history_end", "label")
+}
+
+
+def is_feature_name(name: str) -> bool:
+    """Whether a further feature may be called so: by letters, digits and _, and not as a column."""
+    return name.isidentifier() and name not in _TAKEN
+
+
+def history_column(layout: Layout, feature: str) -> str:
+    """Name of the column with the behaviours' ids of a feature."""
+    return feature if layout == "user" else f"history_{feature}"
+
+
+def layout_schema(
+    layout: Layout, features: Sequence[str] = (), target_features: Sequence[str] = ()
+) -> pa.Schema:
+    """The columns of a layout.
+
+    Args:
+        layout: one of the two.
+        features: further features of behaviours.
+        target_features: those that targets have too.
+    """
+    schema = LAYOUTS[layout]
+    for name in features:
+        schema = schema.append(pa.field(history_column(layout, name), _ids))
+    if layout == "request":
+        return pa.schema([*schema, *((name, _ids) for name in target_features)])
+    entries = [*schema.field("requests").type.value_type, *((n, _ids) for n in target_features)]
+    requests = pa.field("requests", pa.list_(pa.struct(entries)))
+    return schema.set(schema.get_field_index("requests"), requests)
+
+
+def features_of(found: pa.Schema, layout: Layout) -> list[str]:
+    """Further features of a file's behaviours: lists of integers beside the layout's columns."""
+    names = [
+        field.name if layout == "user" else field.name.removeprefix("history_")
+        for field in found
+        if layout == "user" or field.name.startswith("history_")
+    ]
+    return [
+        name
+        for name in names
+        if is_feature_name(name)
+        and _same_type(found.field(history_column(layout, name)).type, _ids)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +154,7 @@ class DatasetSchema:
     protocol: dict[str, Any]
     """Every option that shaped the data, by its command line name."""
     tables: dict[str, TableInfo]
-    """`item` and `category`."""
+    """`item` and `category`, and the data's further features by name."""
     splits: dict[str, SplitInfo]
     """`train`, `val`, and `test` if there is one."""
     counts: dict[str, Any] = field(default_factory=dict)
@@ -163,27 +217,51 @@ def _split_info(raw: dict[str, Any]) -> SplitInfo:
     return SplitInfo(**{**raw, "files": [FileInfo(**file) for file in raw["files"]]})
 
 
-def check_columns(found: pa.Schema, layout: Layout, path: str) -> None:
+def check_columns(
+    found: pa.Schema, layout: Layout, path: str, features: Sequence[str] = ()
+) -> None:
     """Compare a parquet file's columns with the layout's.
+
+    Args:
+        found: the file's.
+        layout: to compare with.
+        path: of the file.
+        features: further features that are read; targets need not have them.
 
     Raises:
         ValueError: a column is missing or has another type. Names of list elements and integer
             widths of list values do not matter; extra columns are ignored.
     """
-    missing = [name for name in LAYOUTS[layout].names if name not in found.names]
+    base = LAYOUTS[layout].names
+    whole = layout_schema(layout, features, [f for f in features if _of_targets(found, layout, f)])
+    missing = [name for name in whole.names if name not in found.names]
     if missing:
         fitting = [other for other in LAYOUTS if set(LAYOUTS[other].names) <= set(found.names)]
+        needs = f"data.layout {layout}" if missing[0] in base else "the feature of that name"
         raise ValueError(
-            f"{path} has no column {missing[0]}, which data.layout {layout} needs; "
+            f"{path} has no column {missing[0]}, which {needs} needs; "
             f"it has {', '.join(found.names)}"
-            + "".join(f"; that is data.layout {other}" for other in fitting)
+            + "".join(f"; that is data.layout {other}" for other in fitting if other != layout)
         )
-    for wanted in LAYOUTS[layout]:
+    for wanted in whole:
         if not _same_type(found.field(wanted.name).type, wanted.type):
             raise ValueError(
                 f"{path}: column {wanted.name} is {found.field(wanted.name).type}, "
                 f"data.layout {layout} needs {wanted.type}"
             )
+
+
+def _of_targets(found: pa.Schema, layout: Layout, feature: str) -> bool:
+    """Whether a file has a feature for targets."""
+    if layout == "request":
+        return feature in found.names
+    entries = found.field("requests").type if "requests" in found.names else pa.null()
+    in_a_list = pa.types.is_list(entries) or pa.types.is_large_list(entries)
+    return (
+        in_a_list
+        and pa.types.is_struct(entries.value_type)
+        and entries.value_type.get_field_index(feature) >= 0
+    )
 
 
 def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:

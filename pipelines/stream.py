@@ -14,7 +14,8 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipelines.batch import Batch, Requests, collate
-from pipelines.parquet import IdRules, RowRange, read_requests, shuffled
+from pipelines.ids import IdRules
+from pipelines.parquet import RowRange, read_requests, shuffled
 from pipelines.place import Place, Share, share_after, window_key
 from pipelines.schema import Layout
 
@@ -201,7 +202,7 @@ class _Reader:
         while following < len(ranges):
             tables.append(self._read(ranges[following]))
             following += 1
-            behaviours = sum(len(table.history_item) for table in tables)
+            behaviours = sum(len(table.history["item"]) for table in tables)
             enough = behaviours >= self.config.shuffle_behaviours
             if enough or sum(map(len, tables)) >= self.config.shuffle_requests:
                 break

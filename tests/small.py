@@ -13,18 +13,22 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.embedding import EmbeddingsConfig, UsesConfig
 from modules.head import Head
 from modules.model_config import RankerConfig
 from modules.ranker import Ranker
+from modules.widths import WidthsConfig
 from pipelines.batch import Batch
 from pipelines.loader import DataConfig, make_dataset
-from pipelines.schema import LAYOUTS, DatasetSchema, Layout, SplitInfo, TableInfo
+from pipelines.schema import DatasetSchema, Layout, SplitInfo, TableInfo, layout_schema
 from tests.reference import Row, Tower
 from trainer.task import TrainTask
 
 CPU = torch.device("cpu")
 ROWS = {"item": 23, "category": 7}
+BUCKETS = 9
+SIDE_ROWS = {"interval": BUCKETS + 1, "behaviour_type": 5, "scenario": 4}
+"""Of what a model can read besides."""
 HISTORY_LENGTH = 9
 SHARED = UsesConfig(
     attention_target="shared",
@@ -47,6 +51,20 @@ TWIN = EmbeddingsConfig(
     attention=WidthsConfig(item=8, category=4, position=5),
     representation=WidthsConfig(item=8, category=4, position=5),
 )
+DARE_SIDE = replace(
+    DARE,
+    attention=replace(DARE.attention, interval=4, features={"scenario": 8, "behaviour_type": 4}),
+    # Another width than item's and category's, and no scenario here.
+    representation=replace(DARE.representation, interval=8, features={"behaviour_type": 16}),
+)
+_TWIN_WIDTHS = replace(TWIN.attention, interval=4, features={"scenario": 8, "behaviour_type": 4})
+SIDE = {
+    "dare": DARE_SIDE,
+    "dare_unpooled": replace(DARE_SIDE, representation_lookup="unpooled"),
+    "dare_scored": replace(DARE_SIDE, attention_lookup="scored"),
+    "twin": replace(TWIN, attention=_TWIN_WIDTHS, representation=_TWIN_WIDTHS),
+}
+"""Models that read the interval, the behaviours' type, and the scenario of behaviour and target."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,28 @@ class User:
 
     life: list[tuple[int, int]]
     requests: list[tuple[int, list[tuple[int, int, float]]]]
+
+    def seconds(self, number: int) -> int:
+        """When a behaviour was, counted from 0."""
+        return 100 + 7 * number**2
+
+    def asked(self, end: int) -> int:
+        """When the request after so many behaviours was: before the last, at it, or after it."""
+        return self.seconds(end - 1) + (-3, 0, 1, 9, 90)[end % 5]
+
+    def behaviour(self, number: int, end: int) -> dict[str, int]:
+        """Ids of a behaviour, as a request after `end` of them sees it."""
+        (item, category), bucket = self.life[number], 1
+        interval = self.asked(end) - self.seconds(number)
+        while interval > 0:
+            interval, bucket = interval // 2, bucket + 1
+        side = {"behaviour_type": 1 + (item + number) % 4, "scenario": 1 + number % 3}
+        return {"item": item, "category": category, "interval": min(bucket, BUCKETS), **side}
+
+    def target(self, target: tuple[int, int, float], end: int) -> dict[str, int]:
+        """Ids of a target; its behaviour's type is not known."""
+        known = {"item": target[0], "category": target[1], "scenario": 1 + end % 3}
+        return {**known, "interval": 0, "behaviour_type": 0}
 
 
 def users(lengths: tuple[int, ...] = (0, 1, 3, 4, 12)) -> list[User]:
@@ -80,25 +120,42 @@ def users(lengths: tuple[int, ...] = (0, 1, 3, 4, 12)) -> list[User]:
     return made
 
 
-def rows_of(log: list[User]) -> list[Row]:
+def rows_of(log: list[User], features: tuple[str, ...] = tuple(ROWS)) -> list[Row]:
     """The same as rows of the reference, with the newest `HISTORY_LENGTH` behaviours."""
+
+    def ids(found: dict[str, int]) -> tuple[int, ...]:
+        return tuple(found[name] for name in features)
+
     return [
-        Row(target=(item, category), history=user.life[:end][-HISTORY_LENGTH:], label=label)
+        Row(
+            target=ids(user.target(target, end)),
+            history=[ids(user.behaviour(n, end)) for n in range(end)][-HISTORY_LENGTH:],
+            label=target[2],
+        )
         for user in log
         for end, targets in user.requests
-        for item, category, label in targets
+        for target in targets
     ]
 
 
-def read(log: list[User], layout: Layout, folder: Path) -> Batch:
+def read(
+    log: list[User], layout: Layout, folder: Path, features: tuple[str, ...] = tuple(ROWS)
+) -> Batch:
     """Write the users to parquet and read them back as one batch."""
     records = _by_user(log) if layout == "user" else _by_request(log)
     path = folder / f"{layout}.parquet"
-    pq.write_table(pa.Table.from_pylist(records, schema=LAYOUTS[layout]), path)
+    columns = layout_schema(layout, ("behaviour_type", "scenario"), ("scenario",))
+    pq.write_table(pa.Table.from_pylist(records, schema=columns), path)
     config = DataConfig(
-        layout=layout, train=str(path), history_length=HISTORY_LENGTH, shuffle_requests=0
+        layout=layout,
+        train=str(path),
+        history_length=HISTORY_LENGTH,
+        shuffle_requests=0,
+        interval_buckets=BUCKETS,
     )
-    dataset = make_dataset(config, "train", schema(layout), seed=1, rank=0, world=1)
+    dataset = make_dataset(
+        config, "train", schema(layout), seed=1, rank=0, world=1, features=features
+    )
     batches = [read.batch for read in dataset]
     assert len(batches) == 1
     return batches[0]
@@ -114,20 +171,25 @@ def schema(layout: Layout) -> DatasetSchema:
         layout=layout,
         seed=1,
         protocol={},
-        tables={name: TableInfo(rows=rows, distinct=rows - 1) for name, rows in ROWS.items()},
+        tables={
+            name: TableInfo(rows=rows, distinct=rows - 1)
+            for name, rows in (ROWS | SIDE_ROWS).items()
+            if name != "interval"
+        },
         splits={"train": split},
     )
+
+
+_ON_DISK = ("item", "category", "behaviour_type", "scenario")
 
 
 def _by_user(log: list[User]) -> list[dict[str, object]]:
     return [
         {
             "user_id": number,
-            "item": [item for item, _ in user.life],
-            "category": [category for _, category in user.life],
-            "timestamp": list(range(len(user.life))),
+            **_life(user, len(user.life), prefix=""),
             "requests": [
-                {"history_end": end, "timestamp": end, **_targets(targets)}
+                {"history_end": end, "timestamp": user.asked(end), **_targets(user, end, targets)}
                 for end, targets in user.requests
             ],
         }
@@ -139,20 +201,25 @@ def _by_request(log: list[User]) -> list[dict[str, object]]:
     return [
         {
             "user_id": number,
-            "history_item": [item for item, _ in user.life[:end]],
-            "history_category": [category for _, category in user.life[:end]],
-            "history_timestamp": list(range(end)),
-            "timestamp": end,
-            **_targets(targets),
+            **_life(user, end, prefix="history_"),
+            "timestamp": user.asked(end),
+            **_targets(user, end, targets),
         }
         for number, user in enumerate(log)
         for end, targets in user.requests
     ]
 
 
-def _targets(targets: list[tuple[int, int, float]]) -> dict[str, object]:
-    names = ("item", "category", "label")
-    return {name: [target[n] for target in targets] for n, name in enumerate(names)}
+def _life(user: User, end: int, *, prefix: str) -> dict[str, list[int]]:
+    behaviours = [user.behaviour(n, end) for n in range(end)]
+    found = {prefix + name: [ids[name] for ids in behaviours] for name in _ON_DISK}
+    return {**found, f"{prefix}timestamp": [user.seconds(n) for n in range(end)]}
+
+
+def _targets(user: User, end: int, targets: list[tuple[int, int, float]]) -> dict[str, object]:
+    known = ("item", "category", "scenario")
+    found = {name: [user.target(target, end)[name] for target in targets] for name in known}
+    return {**found, "label": [label for *_, label in targets]}
 
 
 def make_task(
@@ -164,7 +231,8 @@ def make_task(
 ) -> TrainTask:
     """An unsharded task on the CPU, all parameters drawn wide enough to matter."""
     torch.manual_seed(seed)
-    ranker = Ranker(config, rows=ROWS, history_length=HISTORY_LENGTH, device=CPU, autocast=autocast)
+    rows = ROWS | SIDE_ROWS
+    ranker = Ranker(config, rows=rows, history_length=HISTORY_LENGTH, device=CPU, autocast=autocast)
     widen(ranker)
     return TrainTask(ranker, auxiliary_weight=config.head.auxiliary_weight, l2=l2)
 
@@ -187,11 +255,11 @@ def parameters_of(task: nn.Module) -> dict[str, Tensor]:
 def tables_of(
     parameters: Mapping[str, Tensor], config: EmbeddingsConfig, use: str
 ) -> dict[str, Tensor]:
-    """The three tables a space's reader takes, by feature."""
+    """The tables a space's reader takes, by feature."""
     space = getattr(config.uses, f"{use}_history")
     found = {
         table: value
-        for table in ROWS
+        for table in ROWS | SIDE_ROWS
         for name, value in parameters.items()
         if name.endswith(f".{space}_{table}.weight")
     }
@@ -221,3 +289,19 @@ def tower_of(parameters: Mapping[str, Tensor], name: str, head: Head) -> Tower:
 def with_weights(batch: Batch, weight: Tensor) -> Batch:
     """The batch with other weights of its targets."""
     return replace(batch, weight=weight, total_weight=weight.sum())
+
+
+def click(logits: Tensor) -> Tensor:
+    """The click's logit, of the reference's two."""
+    return logits[:, 0] - logits[:, 1]
+
+
+def close(actual: Tensor, expected: Tensor, what: str, *, rounding: float = 5e-6) -> None:
+    """Equal to 1e-5 of the largest value, and to what single precision rounds."""
+    torch.testing.assert_close(
+        actual.detach().double(),
+        expected.detach(),
+        rtol=1e-5,
+        atol=rounding + 1e-5 * expected.detach().abs().max().item(),
+        msg=lambda text: f"{what}: {text}",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.interval import Clock
 from pipelines.overlap import check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 from trainer.arguments import parse_run, run_parser
@@ -19,6 +21,8 @@ from trainer.distributed import RunContext
 
 HISTORY_LENGTH = 12
 ROWS = {"item": 211, "category": 17}
+SIDE_ROWS = {"behaviour_type": 5, "scenario": 9}
+"""Of what a model can read besides, beside the interval."""
 REQUESTS_A_STEP = 24
 SHARES = {1: [0, 24], 2: [0, 8, 24], 4: [0, 3, 9, 9, 24]}
 """Requests of each rank; with 4 ranks the third has none."""
@@ -35,7 +39,10 @@ def small_schema() -> DatasetSchema:
         layout="user",
         seed=0,
         protocol={},
-        tables={name: TableInfo(rows=rows, distinct=rows - 1) for name, rows in ROWS.items()},
+        tables={
+            name: TableInfo(rows=rows, distinct=rows - 1)
+            for name, rows in (ROWS | SIDE_ROWS).items()
+        },
         splits={"train": split, "val": split, "test": split},
     )
 
@@ -65,32 +72,42 @@ def small_config(*options: str) -> TrainConfig:
     return config
 
 
-def requests_of_step(step: int) -> Requests:
+def requests_of_step(step: int, *, side_features: tuple[str, ...] = ()) -> Requests:
     """Ragged requests, some with an empty history, the same on every rank."""
     rng = np.random.default_rng(step)
     length = rng.integers(0, HISTORY_LENGTH + 1, REQUESTS_A_STEP)
     count = rng.integers(1, 5, REQUESTS_A_STEP)
     end, targets = np.cumsum(length), int(count.sum())
-    return Requests(
-        history_item=rng.integers(1, ROWS["item"], end[-1]),
-        history_category=rng.integers(1, ROWS["category"], end[-1]),
+    requests = Requests(
+        history={name: rng.integers(1, ROWS[name], end[-1]) for name in ("item", "category")},
         start=end - length,
         end=end,
         user=np.arange(REQUESTS_A_STEP),
         target_offset=np.concatenate([[0], np.cumsum(count)]),
-        target_item=rng.integers(1, ROWS["item"], targets),
-        target_category=rng.integers(1, ROWS["category"], targets),
+        target={name: rng.integers(1, ROWS[name], targets) for name in ("item", "category")},
         label=(rng.random(targets) < 0.4).astype(np.float32),
+    )
+    if not side_features:
+        return requests
+    for name in side_features:
+        requests.history[name] = rng.integers(1, SIDE_ROWS[name], end[-1])
+        requests.target[name] = rng.integers(0, SIDE_ROWS[name], targets)
+    moments = rng.integers(0, 10_000, end[-1]), rng.integers(0, 10_000, REQUESTS_A_STEP)
+    return replace(
+        requests, clock=Clock(behaviour=moments[0], request=moments[1], unit=1, buckets=32)
     )
 
 
-def batches(rank: int, world: int, steps: int) -> Iterator[Batch]:
-    """This rank's share of each step's requests."""
+def batches(
+    rank: int, world: int, steps: int, *, side_features: tuple[str, ...] = ()
+) -> Iterator[Batch]:
+    """This rank's share of each step's requests; with side features the interval is there too."""
     first, last = SHARES[world][rank], SHARES[world][rank + 1]
+    keys = (*ROWS, *side_features, *(("interval",) if side_features else ()))
     for step in range(steps):
-        requests = requests_of_step(step)
+        requests = requests_of_step(step, side_features=side_features)
         chosen = np.arange(first, last)
-        batch = collate([(requests, chosen)]) if len(chosen) else padding_batch()
+        batch = collate([(requests, chosen)]) if len(chosen) else padding_batch(keys)
         batch.total_weight.fill_(float(len(requests.label)))
         yield batch
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipelines.batch import Batch
-from pipelines.parquet import IdRules
+from pipelines.ids import IdRules
 from pipelines.schema import LAYOUTS, Layout
 from pipelines.stream import Read, StreamConfig
 

@@ -55,14 +55,18 @@ def uniform_batch(
     rng = np.random.default_rng(seed)
     end, total = np.arange(1, requests + 1) * history_length, requests * targets
     drawn = Requests(
-        history_item=rng.integers(1, items + 1, requests * history_length),
-        history_category=rng.integers(1, categories + 1, requests * history_length),
+        history={
+            "item": rng.integers(1, items + 1, requests * history_length),
+            "category": rng.integers(1, categories + 1, requests * history_length),
+        },
         start=end - history_length,
         end=end,
         user=np.arange(requests),
         target_offset=np.arange(requests + 1) * targets,
-        target_item=rng.integers(1, items + 1, total),
-        target_category=rng.integers(1, categories + 1, total),
+        target={
+            "item": rng.integers(1, items + 1, total),
+            "category": rng.integers(1, categories + 1, total),
+        },
         label=np.zeros(total, np.float32),
     )
     return collate([(drawn, np.arange(requests))])

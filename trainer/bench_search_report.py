@@ -18,8 +18,8 @@ def write_search(figures: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "search.json", figures)
     (folder / "search.md").write_text(format_search(figures))
     panels = [
-        Panel(title="search", lines=_lines(figures["cells"], "search")),
-        Panel(title="lookup of the rows", lines=_lines(figures["cells"], "lookup")),
+        Panel(title="search (dashed: floor)", lines=_lines(figures["cells"], "search")),
+        Panel(title="lookup of the rows (dashed: floor)", lines=_lines(figures["cells"], "lookup")),
     ]
     draw_lines(
         panels,
@@ -77,10 +77,10 @@ def _lines(cells: Sequence[Cell], name: str) -> list[Line]:
     for length in dict.fromkeys(cell["history_length"] for cell in cells):
         mine = [cell for cell in cells if cell["history_length"] == length]
         widths, middle = [c["width"] for c in mine], [c[f"{name}_s"] * 1e3 for c in mine]
-        lines.append(Line(label=f"{length:,} behaviours", x=widths, y=middle))
+        colour = f"C{len({line.colour for line in lines})}"
+        lines.append(Line(label=f"{length:,} behaviours", x=widths, y=middle, colour=colour))
         if mine[0][f"{name}_floor_s"]:
-            # One entry in the legend for all floors: names with a first _ are left out.
-            label = "_floor" if any(line.dashed for line in lines) else "floor"
             floor = [c[f"{name}_floor_s"] * 1e3 for c in mine]
-            lines.append(Line(label=label, x=widths, y=floor, dashed=True))
+            # Names with a first _ are left out of the legend.
+            lines.append(Line(label="_floor", x=widths, y=floor, colour=colour, dashed=True))
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from modules.ranker import Ranker
 from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
 from pipelines.lockstep import BatchStream
 from pipelines.overlap import check_device
-from pipelines.schema import DatasetSchema
+from pipelines.schema import FEATURES, DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers, make_optimizers
@@ -57,7 +57,7 @@ def build_task(
     torch.manual_seed(config.seed)
     ranker = Ranker(
         config.model,
-        rows=config.data.rows(schema),
+        rows=config.data.rows(schema, config.model.embeddings.features),
         history_length=config.data.history_length,
         device=torch.device("meta"),
         autocast=config.loop.autocast,
@@ -133,7 +133,7 @@ def make_workload(
         machines: of the running job, for a planner config without any.
         task: the model, where it is there already.
     """
-    pooling = mean_ids(config.data, schema)
+    pooling = mean_ids(config.data, schema, config.model.embeddings.features)
     targets_a_request = max(1.0, pooling["target_item"])
     return Workload(
         model=task or build_task(config, schema, torch.device("meta"), planning.precisions()),
@@ -167,16 +167,17 @@ def expected_steps(config: TrainConfig, schema: DatasetSchema, world: int) -> in
     return min(steps, config.loop.steps) if config.loop.steps else steps
 
 
-def mean_ids(config: DataConfig, schema: DatasetSchema) -> dict[str, float]:
-    """Mean ids a request by feature: what the planner calls pooling factors."""
+def mean_ids(
+    config: DataConfig, schema: DatasetSchema, features: Sequence[str] = FEATURES
+) -> dict[str, float]:
+    """Mean ids a request by key of a batch: what the planner calls pooling factors."""
     train = schema.splits["train"]
     history = min(float(config.history_length), train.history_length["mean"])
     targets = train.targets / max(1, train.requests)
     return {
-        "history_item": max(1.0, history),
-        "history_category": max(1.0, history),
-        "target_item": max(1.0, targets),
-        "target_category": max(1.0, targets),
+        f"{side}_{name}": max(1.0, ids)
+        for side, ids in (("history", history), ("target", targets))
+        for name in features
     }
 
 
@@ -196,6 +197,7 @@ def open_stream(
         seed=config.seed,
         rank=context.rank,
         world=context.world,
+        features=config.model.embeddings.features,
     )
     if config.data.ids == "hash" and split == "train" and context.is_main:
         for table, (ids, sharing) in count_collisions(dataset).items():

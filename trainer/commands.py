@@ -78,7 +78,7 @@ def plan(arguments: list[str]) -> int:
     parser = run_parser(
         "dare plan",
         "Place the tables of a run on the machines of a planner config, which need not be here. "
-        "Without prepared data, give data.item_rows and data.category_rows.",
+        "Without prepared data, give data.item_rows, data.category_rows and data.feature_rows.",
         "[--plan FILE] [--out FILE] [--picture FILE]",
     )
     parser.add_argument(

@@ -14,7 +14,7 @@ from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.outcome import write_json
-from trainer.sweep_figures import Line, Panel, draw_lines
+from trainer.sweep_figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep_grid import Dataset
 from trainer.sweep_runs import HERE, Run, make_runner, read_options, read_run, run_all
 from trainer.telemetry import configure_logging
@@ -179,7 +179,7 @@ def draw(cells: list[Cell], path: Path) -> None:
                 x=[cell.agreement for cell in mine],
                 y=[cell.mean for cell in mine],
                 error=[cell.deviation for cell in mine],
-                preset=preset,
+                colour=PRESET_COLOURS.get(preset, ""),
             )
         )
     draw_lines(

@@ -114,7 +114,7 @@ class TrainConfig:
                 "needs multiples of 32: choose such widths, or bf16"
             )
         for check in (
-            lambda: self.data.rows(schema),
+            lambda: self.data.rows(schema, self.model.embeddings.features),
             lambda: check_preset(self.model),
         ):
             try:
@@ -132,7 +132,7 @@ class TrainConfig:
             {
                 width
                 for space, widths in embeddings.spaces().items()
-                for width in (widths.item, widths.category)
+                for width in widths.tables.values()
                 if space not in on_shards and width % 32
             }
         )

@@ -170,6 +170,11 @@ def check_lookup(device: str, outcome: float | str) -> Finding:
     subject = f"lookup on {device}"
     advice = "torch and fbgemm do not fit, see above; `make setup` in a new venv installs both"
     if isinstance(outcome, str):
+        if "libnvidia" in outcome or "libcuda" in outcome:
+            advice = (
+                "this FBGEMM is the CUDA build, which needs NVIDIA's driver: install that, or "
+                "`pip uninstall -y fbgemm-gpu` and `pip install -r requirements-cpu.txt`"
+            )
         return Finding("error", subject, f"FBGEMM failed: {outcome}", advice)
     if not outcome < 1e-5:
         return Finding("error", subject, f"FBGEMM is off by {outcome:.2g}", advice)

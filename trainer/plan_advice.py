@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.plan_config import PlanConfig, TableSpec, TopologySpec
@@ -171,23 +172,29 @@ def _batch(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
 
 def _width(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Change]:
     """Half the width, a quarter, ...; of all sections that the table's space takes it from."""
-    space, _, feature = table.rpartition("_")
     embeddings = config.model.embeddings
+    (space, feature), *_ = (
+        (space, feature)
+        for space, widths in embeddings.spaces().items()
+        for feature in widths.tables
+        if table == f"{space}_{feature}"
+    )
     sections = [
         section
         for section in ("attention", "representation")
         if space in (getattr(embeddings.uses, f"{section}_{side}") for side in _SIDES)
     ]
-    width = getattr(getattr(embeddings, sections[0]), feature) // 2
+    width = getattr(embeddings, sections[0]).tables[feature] // 2
     while width >= _LEAST_WIDTH:
         if width % 4 == 0:
-            changed = {
-                section: replace(getattr(embeddings, section), **{feature: width})
+            changed: dict[str, Any] = {
+                section: getattr(embeddings, section).with_width(feature, width)
                 for section in sections
             }
             model = replace(config.model, embeddings=replace(embeddings, **changed))
+            further = "features." if feature in embeddings.spaces()[space].features else ""
             yield Change(
-                told=" ".join(f"model.embeddings.{s}.{feature} {width}" for s in sections),
+                told=" ".join(f"model.embeddings.{s}.{further}{feature} {width}" for s in sections),
                 config=replace(config, model=model),
                 plan=plan,
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipelines import storage
-from pipelines.schema import DatasetSchema, SplitInfo, TableInfo, load_schema
+from pipelines.schema import INTERVAL, DatasetSchema, SplitInfo, TableInfo, load_schema
 from trainer.build import make_workload, read_planning
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
@@ -99,11 +99,18 @@ def schema_or_sizes(config: TrainConfig) -> DatasetSchema:
     Then every history is as long as `data.history_length` lets it be, and a request has one target.
 
     Raises:
-        ValueError: there is no schema, and the config does not say how large both tables are.
+        ValueError: there is no schema, and the config does not say how large all tables are.
     """
     data = config.data
     if storage.exists(data.schema) or not (data.item_rows and data.category_rows):
         return load_schema(data.schema)
+    rows = {"item": data.item_rows, "category": data.category_rows, **data.feature_rows}
+    unknown = [f for f in config.model.embeddings.features if f not in (*rows, INTERVAL)]
+    if unknown:
+        raise ValueError(
+            f"data.schema is {data.schema}, which is not there, and data.feature_rows does not say "
+            f"how many rows the table of {unknown[0]} has"
+        )
     split = SplitInfo(
         rows=1,
         requests=1,
@@ -112,7 +119,6 @@ def schema_or_sizes(config: TrainConfig) -> DatasetSchema:
         history_length={"mean": float(data.history_length)},
         files=[],
     )
-    rows = {"item": data.item_rows, "category": data.category_rows}
     return DatasetSchema(
         source="sizes",
         layout=data.layout,

@@ -161,7 +161,7 @@ def _ids_a_request(feature: str, pooling: Mapping[str, float]) -> float:
     """Mean ids of a feature; that of a pooled table, such as `item`, has history and targets."""
     if feature in pooling:
         return pooling[feature]
-    return sum(ids for name, ids in pooling.items() if name.endswith(f"_{feature}"))
+    return pooling[f"history_{feature}"] + pooling[f"target_{feature}"]
 
 
 def state_bytes(rows: int, columns: int, fused_params: dict[str, Any]) -> tuple[int, int]:

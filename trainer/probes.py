@@ -102,8 +102,9 @@ def attempt(probe: Callable[[], float]) -> float | str:
 
 
 def first_line(error: BaseException) -> str:
-    """Name and first line of an error."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    """Name and first line of an error, and of what it came from."""
+    line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return line if error.__cause__ is None else f"{line} ({first_line(error.__cause__)})"
 
 
 def devices(driver: str | None) -> Devices:

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e"}
+PRESET_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e"}
+"""Of the models that are drawn most; others take the next colour."""
 _STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 _DPI = 150
 
@@ -25,8 +26,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float] = ()
-    preset: str = ""
-    """Whose colour it has; empty for the next one."""
+    colour: str = ""
+    """Empty for the next one."""
     dashed: bool = False
     """Without marks, such as a bound."""
 
@@ -71,6 +72,10 @@ def draw_lines(
                 _draw_line(axes, line)
             axes.set_xscale(scale)
             axes.set_yscale(scale)
+            if scale == "log":
+                points = sorted({x for line in panel.lines for x in line.x})
+                axes.set_xticks(points, [f"{x:g}" for x in points], minor=False)
+                axes.minorticks_off()
             axes.set_title(panel.title)
             axes.set_xlabel(x_label)
             axes.set_ylabel(y_label)
@@ -83,11 +88,12 @@ def _draw_line(axes: Axes, line: Line) -> None:
     order = np.argsort(line.x, kind="stable")
     x, y = np.asarray(line.x)[order], np.asarray(line.y)[order]
     if line.dashed:
-        axes.plot(x, y, "--", color="#777", label=line.label)
+        axes.plot(x, y, "--", color=line.colour or "#777", label=line.label)
         return
     error = np.asarray(line.error)[order] if line.error else None
-    colour = _COLOURS.get(line.preset)
-    axes.errorbar(x, y, yerr=error, marker="o", capsize=4, color=colour, label=line.label)
+    axes.errorbar(
+        x, y, yerr=error, marker="o", capsize=4, color=line.colour or None, label=line.label
+    )
 
 
 def draw_heat_maps(maps: Sequence[HeatMap], path: Path, *, x_label: str, y_label: str) -> None:

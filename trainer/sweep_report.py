@@ -17,7 +17,7 @@ from trainer.sweep_cells import (
     differences,
     over_presets,
 )
-from trainer.sweep_figures import HeatMap, Line, Panel, draw_heat_maps, draw_lines
+from trainer.sweep_figures import PRESET_COLOURS, HeatMap, Line, Panel, draw_heat_maps, draw_lines
 from trainer.sweep_grid import Axis, Grid
 from trainer.sweep_runs import Ended
 from trainer.sweep_tables import (
@@ -168,7 +168,7 @@ def _panel(report: Report, axis: Axis, dataset: str) -> Panel:
             x=list(found),
             y=[one.mean for one in found.values()],
             error=[one.std for one in found.values()],
-            preset=preset,
+            colour=PRESET_COLOURS.get(preset, ""),
         )
         lines.append(line)
     return Panel(lines=lines, title=dataset)

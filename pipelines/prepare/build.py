@@ -20,7 +20,7 @@ from pipelines.prepare.protocol import Lives, Protocol, RequestBuilder
 from pipelines.prepare.raw_file import Quarantine, RawFormat, ReadCounts, check_raw, read_rows
 from pipelines.prepare.rows import Parse
 from pipelines.prepare.writer import SPLITS, DatasetWriter
-from pipelines.schema import DatasetSchema, Layout
+from pipelines.schema import FEATURES, DatasetSchema, Layout
 
 # Just under the row group size of the writer, so that a chunk of lives is one even row group.
 CHUNK_BEHAVIOURS = 1_000_000
@@ -48,6 +48,10 @@ class Preparation:
     seed: int
     options: dict[str, Any]
     """What else shaped the data, by command line name."""
+    features: tuple[str, ...] = ()
+    """Further features of behaviours, which `parse` returns too."""
+    target_features: tuple[str, ...] = ()
+    """Those of them that targets have."""
 
     def __post_init__(self) -> None:
         least = {"history_length": 1, "max_bad_rows": 0, "seed": 0}
@@ -81,10 +85,16 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
     # hours of reading, by both of the next two.
     check_raw(job.raw)
     _check_unused(job.out)
-    writer = DatasetWriter(job.out, layout=job.layout, history_length=job.history_length)
+    writer = DatasetWriter(
+        job.out,
+        layout=job.layout,
+        history_length=job.history_length,
+        features=job.features,
+        target_features=job.target_features,
+    )
     local = job.out if Path(job.out).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=local) as scratch:
-        store = EventStore(scratch, job.resources)
+        store = EventStore(scratch, job.resources, job.features)
         try:
             counts = _read(job, form, parse, store)
             return _write(job, store, writer, counts)
@@ -138,7 +148,11 @@ def _write(
     user, clicks = store.users(job.protocol.min_clicks)
     sampler = NegativeSampler(store.item_clicks())
     builder = RequestBuilder(
-        job.protocol, sampler=sampler, item_category=store.item_category(), seed=job.seed
+        job.protocol,
+        sampler=sampler,
+        item_category=store.item_category(),
+        seed=job.seed,
+        target_features=job.target_features,
     )
     num_events, total = store.num_events(), int(clicks.sum())
     done = 0
@@ -160,12 +174,13 @@ def _write(
         )
     assert counts["read"] == kept + sum(dropped.values()), "a row was lost without a reason"
     store.write_ids(storage.join(job.out, "ids"))
+    tables = (*FEATURES, *job.features)
     return writer.close(
         source=job.source,
         seed=job.seed,
         protocol=job.recorded(),
-        distinct={name: distinct[name] for name in ("item", "category")},
-        rows={name: distinct[name] + 1 for name in ("item", "category")},
+        distinct={name: distinct[name] for name in tables},
+        rows={name: distinct[name] + 1 for name in tables},
         counts={
             "read": counts["read"],
             "kept": kept,
@@ -195,6 +210,7 @@ def _chunks(
             user=user[start:stop],
             offsets=offsets,
             **{name: table[name].to_numpy() for name in ("item", "category", "timestamp")},
+            features={name: table[name].to_numpy() for name in job.features},
         )
 
 

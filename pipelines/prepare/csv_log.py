@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,13 @@ import numpy as np
 from pipelines.prepare.build import Preparation, prepare
 from pipelines.prepare.days import seconds_or_iso
 from pipelines.prepare.event_kinds import select_events
-from pipelines.prepare.event_store import DEFAULT_RESOURCES, Resources
+from pipelines.prepare.event_store import DEFAULT_RESOURCES, RESERVED, Resources
 from pipelines.prepare.protocol import PAPER, Protocol
 from pipelines.prepare.raw_file import RawFormat
 from pipelines.prepare.rows import Parse, Rows
-from pipelines.schema import DatasetSchema, Layout
+from pipelines.schema import DatasetSchema, Layout, is_feature_name
 
+NO_FEATURES: dict[str, str] = {}
 _NAMES = ("user", "item", "category", "time", "event")
 
 
@@ -28,6 +31,8 @@ def prepare_csv(
     time_column: str,
     event_column: str = "",
     events: tuple[str, ...] = (),
+    features: dict[str, str] = NO_FEATURES,
+    target_features: tuple[str, ...] = (),
     delimiter: str = ",",
     quote: str = '"',
     header: bool = True,
@@ -49,6 +54,13 @@ def prepare_csv(
         time_column: column with the time, an integer or ISO 8601 (UTC where no zone is said).
         event_column: column with the kind of event; empty: every row is a click.
         events: which kinds of event count as clicks.
+        features: further features of a behaviour and their columns, any text, as in
+            `{behaviour_type: action, scenario: page}`; ids are numbers from 1, as of items. A model
+            reads those that `model.embeddings.attention.features` and `...representation.features`
+            name.
+        target_features: those of the features that are known before a click, as in `[scenario]`:
+            all targets of a request have those of its click. Not what the click itself decides,
+            such as its type, which would tell the label.
         delimiter: character between values; \t is a tab.
         quote: character around values that hold the delimiter; empty: there is none.
         header: whether the first line names the columns.
@@ -63,7 +75,8 @@ def prepare_csv(
         ValueError: an option or the raw file is not what it should be.
     """
     columns = (user_column, item_column, category_column, time_column, event_column)
-    form = _form(columns, delimiter, quote, header)
+    _check_features(features, target_features)
+    form = _form((*columns, *features.values()), delimiter, quote, header)
     job = Preparation(
         source="csv",
         raw=raw,
@@ -74,9 +87,32 @@ def prepare_csv(
         resources=resources,
         max_bad_rows=max_bad_rows,
         seed=seed,
-        options=_options(columns, events, form),
+        options={
+            **_options(columns, events, form),
+            "features": dict(features),
+            "target_features": list(target_features),
+        },
+        features=tuple(features),
+        target_features=target_features,
     )
-    return prepare(job, form, _parser(columns, events))
+    return prepare(job, form, _parser(columns, events, features))
+
+
+def _check_features(features: Mapping[str, str], target_features: tuple[str, ...]) -> None:
+    for name, column in features.items():
+        # The event store takes upper and lower case for the same.
+        sound = re.fullmatch("[a-z_][a-z0-9_]*", name) and is_feature_name(name)
+        if not sound or name in RESERVED or not column:
+            raise ValueError(
+                f"--features has {name}: {column!r}; give the column of each by a name of "
+                f"lower-case letters, digits and _ that is none of {', '.join(RESERVED)} or of the "
+                "layout's columns"
+            )
+    strange = [name for name in target_features if name not in features]
+    if strange:
+        raise ValueError(
+            f"--target_features has {strange[0]}; --features are {', '.join(features) or 'none'}"
+        )
 
 
 def _form(columns: tuple[str, ...], delimiter: str, quote: str, header: bool) -> RawFormat:
@@ -97,7 +133,9 @@ def _options(
     }
 
 
-def _parser(columns: tuple[str, ...], events: tuple[str, ...]) -> Parse:
+def _parser(
+    columns: tuple[str, ...], events: tuple[str, ...], features: Mapping[str, str]
+) -> Parse:
     unnamed = [
         f"--{name}_column"
         for name, column in zip(_NAMES[:4], columns[:4], strict=True)
@@ -118,6 +156,7 @@ def _parser(columns: tuple[str, ...], events: tuple[str, ...]) -> Parse:
         event = np.zeros(rows.num_rows, np.int8)
         if event_column:
             event = select_events(rows, event_column, events)
-        return {"user": user, "item": item, "category": category, "event": event, "time": time}
+        found = {"user": user, "item": item, "category": category, "event": event, "time": time}
+        return found | {name: rows.values(column) for name, column in features.items()}
 
     return parse

@@ -7,7 +7,7 @@ answer, so that the number of threads changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,12 +23,10 @@ Order = Literal["time", "file"]
 _log = logging.getLogger(__name__)
 _BATCH_ROWS = 1 << 18
 _TABLES = ("user", "item", "category")
-_IDS = {
-    "user": "count(*) AS clicks",
-    "item": "count(*) AS clicks, arg_max(category, line) AS category, "
-    "min(category) <> max(category) AS two_categories",
-    "category": "count(*) AS clicks",
-}
+_COLUMNS = (*_TABLES, "event", "time")
+_OF_ITEMS = "arg_max(category, line) AS category, min(category) <> max(category) AS two_categories"
+RESERVED = ("line", *_COLUMNS)
+"""Names of columns that no feature can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +59,12 @@ class EventStore:
     Args:
         folder: local folder for everything on disk; the caller removes it.
         resources: what it may take.
+        features: further features of events, by lower-case names other than `RESERVED`.
     """
 
-    def __init__(self, folder: str, resources: Resources) -> None:
+    def __init__(self, folder: str, resources: Resources, features: Sequence[str] = ()) -> None:
+        self._features = tuple(features)
+        self._columns = ", ".join(_quoted(name) for name in (*_COLUMNS, *features))
         self._connection = duckdb.connect(storage.join(folder, "events.duckdb"))
         self._run("SET memory_limit = ?", f"{resources.memory_gb}GB")
         self._run("SET temp_directory = ?", storage.join(folder, "spill"))
@@ -87,11 +88,12 @@ class EventStore:
         """Append events.
 
         Args:
-            events: `line` (unique), `user`, `item`, `category`, `event`, `time`, one value a row.
+            events: `line` (unique), `user`, `item`, `category`, `event`, `time` and the features,
+                one value a row.
         """
         self._connection.register("batch", pa.table(dict(events)))
         verb = "CREATE TABLE events AS" if self._empty else "INSERT INTO events"
-        self._run(f"{verb} SELECT line, user, item, category, event, time FROM batch")
+        self._run(f"{verb} SELECT line, {self._columns} FROM batch")
         self._connection.unregister("batch")
         self._empty = False
 
@@ -101,33 +103,34 @@ class EventStore:
 
     def count_repeated(self) -> int:
         """Events that equal an earlier one in everything but the line."""
-        distinct = "SELECT DISTINCT user, item, category, event, time FROM events"
+        distinct = f"SELECT DISTINCT {self._columns} FROM events"
         return self.num_events() - int(self._run(f"SELECT count(*) FROM ({distinct})")[0][0])
 
     def drop_repeated(self) -> None:
         """Keep only the first of equal events."""
         self._run(
-            "CREATE TABLE once AS SELECT min(line) AS line, user, item, category, event, time "
-            "FROM events GROUP BY user, item, category, event, time"
+            f"CREATE TABLE once AS SELECT min(line) AS line, {self._columns} "
+            f"FROM events GROUP BY {self._columns}"
         )
         self._run("DROP TABLE events")
         self._run("ALTER TABLE once RENAME TO events")
 
     def number_ids(self) -> None:
-        """Give users, items and categories ids from 1 in order of first appearance in the file."""
-        for name in _TABLES:
+        """Give users, items, categories and features ids from 1 by first appearance in the file."""
+        for name in (*_TABLES, *self._features):
             _log.info("numbering %s ids", name)
+            found = "min(line) AS first_line, count(*) AS clicks"
+            found += f", {_OF_ITEMS}" if name == "item" else ""
             self._run(
                 f"CREATE TABLE {name}_ids AS "
                 f"SELECT row_number() OVER (ORDER BY first_line) AS id, * EXCLUDE first_line FROM "
-                f"(SELECT {name} AS raw, min(line) AS first_line, {_IDS[name]} FROM events "
-                f"GROUP BY {name})"
+                f"(SELECT {_quoted(name)} AS raw, {found} FROM events GROUP BY {_quoted(name)})"
             )
 
     def write_ids(self, folder: str) -> None:
-        """Write `<folder>/{user,item,category}.parquet`: `id`, the `raw` id, `clicks`."""
+        """Write `<folder>/{user,item,category,...}.parquet`: `id`, the `raw` id, `clicks`."""
         storage.make_folder(folder)
-        for name in _TABLES:
+        for name in (*_TABLES, *self._features):
             reader = self._connection.sql(
                 f"SELECT id, raw, clicks FROM {name}_ids ORDER BY id"
             ).to_arrow_reader(_BATCH_ROWS)
@@ -139,9 +142,10 @@ class EventStore:
                     writer.write_batch(batch)
 
     def num_ids(self) -> dict[str, int]:
-        """Different users, items and categories."""
+        """Different users, items, categories and ids of features."""
         count = "SELECT count(*) FROM {}_ids"
-        return {name: int(self._run(count.format(name))[0][0]) for name in _TABLES}
+        names = (*_TABLES, *self._features)
+        return {name: int(self._run(count.format(name))[0][0]) for name in names}
 
     def items_with_two_categories(self) -> int:
         """Items that were seen with more than one category."""
@@ -175,14 +179,21 @@ class EventStore:
             order: by time, equal times in file order; or in file order alone.
 
         Yields:
-            `item`, `category`, `timestamp`, all int64.
+            `item`, `category`, `timestamp` and the features, all int64.
         """
         by = "user_id, e.time, e.line" if order == "time" else "user_id, e.line"
+        names = ("item", "category", *self._features)
+        ids = ", ".join(f"{name}_ids.id AS {_quoted(name)}" for name in names)
+        joins = " ".join(f"JOIN {name}_ids ON e.{_quoted(name)} = {name}_ids.raw" for name in names)
         reader = self._connection.sql(
-            "SELECT i.id AS item, c.id AS category, e.time AS timestamp FROM ("
-            "SELECT u.id AS user_id, line, item, category, time FROM events e "
+            f"SELECT {ids}, e.time AS timestamp FROM ("
+            f"SELECT u.id AS user_id, line, {self._columns} FROM events e "
             f"JOIN user_ids u ON e.user = u.raw WHERE u.clicks >= {int(min_clicks)}) e "
-            "JOIN item_ids i ON e.item = i.raw JOIN category_ids c ON e.category = c.raw "
-            f"ORDER BY {by}"
+            f"{joins} ORDER BY {by}"
         ).to_arrow_reader(_BATCH_ROWS)
         yield from reader
+
+
+def _quoted(name: str) -> str:
+    """A column's name where it could be a word of SQL."""
+    return f'"{name}"'

@@ -5,11 +5,22 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.parquet import IdRules, RowRange, list_row_groups, read_requests
+from pipelines.ids import IdRules
+from pipelines.parquet import RowRange, list_row_groups, read_requests
 from pipelines.prepare.writer import SPLITS, SplitStatistics, file_info
-from pipelines.schema import DatasetSchema, FileInfo, Layout, SplitInfo, TableInfo
+from pipelines.schema import (
+    FEATURES,
+    DatasetSchema,
+    FileInfo,
+    Layout,
+    SplitInfo,
+    TableInfo,
+    features_of,
+    is_feature_name,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -17,18 +28,22 @@ _WHOLE_LIFE = 1 << 62
 _MOST_ROWS = 1 << 31
 _SMALL_TABLE = 1 << 20
 _MOST_ROWS_AN_ID = 20
+_ROWS_A_HASHED_ID = 64
+"""Of further features: they have few ids, and two behaviour types in one row would be one."""
 
 
 class _Ids:
     """The ids of a table: how many, from which to which. Memory grows with the different ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, feature: str) -> None:
+        self._feature = feature
         self._known = np.zeros(0, np.int64)
         self._new: list[np.ndarray] = []
         self._num_new = 0
 
     def add(self, ids: np.ndarray) -> None:
-        self._new.append(np.unique(ids))
+        """Take ids; of further features without 0, which is what targets without them have."""
+        self._new.append(np.unique(ids if self._feature in FEATURES else ids[ids != 0]))
         self._num_new += len(self._new[-1])
         # Merged when they have doubled, so that an id is sorted a few times in all.
         if self._num_new > max(len(self._known), _SMALL_TABLE):
@@ -42,6 +57,8 @@ class _Ids:
     def unfit(self) -> str:
         """What is wrong with them as rows of a table; empty if they fit."""
         ids = self.known()
+        if not len(ids):
+            return ""
         least, largest = int(ids[0]), int(ids[-1])
         most = min(_MOST_ROWS, max(_SMALL_TABLE, _MOST_ROWS_AN_ID * len(ids)))
         if least >= 0 and largest < most:
@@ -49,13 +66,19 @@ class _Ids:
         return f"{len(ids):,} different ids from {least:,} to {largest:,}"
 
     def table(self, *, hashed: bool) -> TableInfo:
-        """The table they need, as rows or with two rows an id to be hashed into."""
+        """The table they need, as rows or with two rows an id or more to be hashed into."""
         ids = self.known()
-        rows = 2 * len(ids) + 1 if hashed else int(ids[-1]) + 1
+        rows = int(ids[-1]) + 1 if len(ids) else 1
+        if hashed:
+            rows = 2 * len(ids) + 1
+            if self._feature not in FEATURES:
+                rows = max(rows, min(_ROWS_A_HASHED_ID * (len(ids) + 16), _SMALL_TABLE))
         return TableInfo(rows=rows, distinct=len(ids))
 
 
-def describe_parquet(*, out: str, layout: Layout = "user") -> DatasetSchema:
+def describe_parquet(
+    *, out: str, layout: Layout = "user", features: tuple[str, ...] | None = None
+) -> DatasetSchema:
     """Check parquet that is already in a layout of this project, and write its `schema.json`.
 
     The README describes the two layouts. Nothing but `schema.json` is written.
@@ -63,6 +86,10 @@ def describe_parquet(*, out: str, layout: Layout = "user") -> DatasetSchema:
     Args:
         out: Folder with `train/ val/`, and `test/` if there is one; `schema.json` goes there too.
         layout: `user`: one row a user. `request`: one row a request.
+        features: Id features beside item and category, such as `[behaviour_type]`: lists of
+            integers beside the behaviours' items, `<name>` with the user layout, `history_<name>`
+            with the request layout; targets may have them too, as `<name>` beside their items.
+            Without this option all that every file has.
 
     Returns:
         What `schema.json` says: rows of the tables from the largest ids, counts, lengths of the
@@ -74,15 +101,19 @@ def describe_parquet(*, out: str, layout: Layout = "user") -> DatasetSchema:
         ValueError: a split is missing or its rows are not what the layout says, with file and row;
             or the folder has a `schema.json`.
     """
+    for name in features or ():
+        if not is_feature_name(name):
+            raise ValueError(f"--features has {name!r}, which is no name that a feature can have")
     target = storage.join(out, "schema.json")
     if storage.exists(target):
         raise ValueError(f"--out is {out}, which has a schema.json; remove it to describe it anew")
-    ids = {"item": _Ids(), "category": _Ids()}
-    splits = {
-        split: _describe_split(out, split, layout, ids)
-        for split in SPLITS
-        if split != "test" or storage.exists(storage.join(out, split))
-    }
+    names = [
+        split for split in SPLITS if split != "test" or storage.exists(storage.join(out, split))
+    ]
+    if features is None:
+        features = _common_features(out, names, layout)
+    ids = {name: _Ids(name) for name in (*FEATURES, *features)}
+    splits = {split: _describe_split(out, split, layout, ids) for split in names}
     if not splits["train"].targets:
         raise ValueError(f"--out is {out}: train/ has no targets; nothing can be learned from it")
     unfit = {name: why for name, seen in ids.items() if (why := seen.unfit())}
@@ -91,7 +122,7 @@ def describe_parquet(*, out: str, layout: Layout = "user") -> DatasetSchema:
         layout=layout,
         seed=0,
         protocol={},
-        # data.ids is for both tables.
+        # data.ids is for all tables.
         tables={name: seen.table(hashed=bool(unfit)) for name, seen in ids.items()},
         splits=splits,
         counts={"hash": unfit} if unfit else {},
@@ -100,12 +131,25 @@ def describe_parquet(*, out: str, layout: Layout = "user") -> DatasetSchema:
     return schema
 
 
+def _common_features(out: str, splits: list[str], layout: Layout) -> tuple[str, ...]:
+    """Further features that every file of all splits has."""
+    found: list[list[str]] = []
+    for split in splits:
+        # Reads every footer, and names a file that is not what the layout says.
+        list_row_groups(storage.join(out, split), layout)
+        for path in storage.find(storage.join(out, split)):
+            with storage.open_file(path, "rb") as stream:
+                found.append(features_of(pq.read_schema(stream), layout))
+    return tuple(name for name in found[0] if all(name in names for names in found))
+
+
 def _describe_split(out: str, split: str, layout: Layout, ids: dict[str, _Ids]) -> SplitInfo:
     """Read a split one row group at a time."""
     folder = storage.join(out, split)
     # A file without rows has no row group.
     statistics, rows = SplitStatistics(), dict.fromkeys(storage.find(folder), 0)
-    for group in list_row_groups(folder, layout):
+    further = [name for name in ids if name not in FEATURES]
+    for group in list_row_groups(folder, layout, further):
         rows[group.path] += group.stop
         _add(statistics, group, layout, ids)
         _log.info("%s: %s rows of %s", split, f"{rows[group.path]:,}", group.path)
@@ -115,13 +159,12 @@ def _describe_split(out: str, split: str, layout: Layout, ids: dict[str, _Ids]) 
 def _add(
     statistics: SplitStatistics, group: RowRange, layout: Layout, ids: dict[str, _Ids]
 ) -> None:
-    rules = IdRules({}, "as_is")
+    rules = IdRules(dict.fromkeys(ids, 0), "as_is")
     found = read_requests(group, layout=layout, history_length=_WHOLE_LIFE, ids=rules)
     statistics.add(found.end - found.start, found.label)
-    ids["item"].add(found.history_item)
-    ids["item"].add(found.target_item)
-    ids["category"].add(found.history_category)
-    ids["category"].add(found.target_category)
+    for name, seen in ids.items():
+        seen.add(found.history[name])
+        seen.add(found.target[name])
 
 
 def _file(out: str, path: str, rows: int) -> FileInfo:

@@ -6,7 +6,8 @@ end are for training. Letters: U users, N behaviours of all of them, R requests,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -96,6 +97,8 @@ class Lives:
     """[N]."""
     timestamp: np.ndarray
     """[N]."""
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Ids of further features, [N] each."""
 
 
 class RequestBuilder:
@@ -106,6 +109,8 @@ class RequestBuilder:
         sampler: of negatives.
         item_category: category of a negative by item id, [1 + items].
         seed: of every draw; with the number of a chunk and a split it fixes the negatives.
+        target_features: further features that are known before a click: all targets of a request
+            have those of its click.
     """
 
     def __init__(
@@ -115,9 +120,11 @@ class RequestBuilder:
         sampler: NegativeSampler,
         item_category: np.ndarray,
         seed: int,
+        target_features: Sequence[str] = (),
     ) -> None:
         self._protocol, self._sampler = protocol, sampler
         self._item_category, self._seed = item_category, seed
+        self._target_features = target_features
         self.users_without_negatives = 0
         """Users who clicked every item, so that no negative is left for them."""
         self.clicks_without_negatives = 0
@@ -157,9 +164,10 @@ class RequestBuilder:
         start = lives.offsets[:-1]
         kept = end_UR[rows, -1]
         index = ranges(start[rows], kept)
+        life = {name: getattr(lives, name) for name in ("item", "category", "timestamp")}
         return user_table(
             lives.user[rows],
-            {name: getattr(lives, name)[index] for name in ("item", "category", "timestamp")},
+            {name: values[index] for name, values in (life | dict(lives.features)).items()},
             _offsets(kept),
             {"history_end": end, "timestamp": lives.timestamp[start[owner] + end]},
             _offsets(made[rows].sum(axis=1)),
@@ -185,7 +193,12 @@ class RequestBuilder:
         category[:, 0] = lives.category[positive]
         label = np.zeros(item.shape, np.float32)
         label[:, 0] = 1
-        return {"item": item.ravel(), "category": category.ravel(), "label": label.ravel()}
+        known = {
+            name: np.repeat(lives.features[name][positive], item.shape[1])
+            for name in self._target_features
+        }
+        ids = {"item": item.ravel(), "category": category.ravel()}
+        return {**ids, "label": label.ravel(), **known}
 
 
 def _offsets(length: np.ndarray) -> np.ndarray:

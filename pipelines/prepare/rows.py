@@ -36,8 +36,12 @@ class Rows:
 
     def ids(self, name: str) -> pa.Array:
         """A column of text ids, [N]; empty ids and ids that are not UTF-8 are damaged."""
+        self.damage(~_filled(self.text(name)), f"{name} is empty")
+        return self.values(name)
+
+    def values(self, name: str) -> pa.Array:
+        """A column of any text, [N], empty as well; what is not UTF-8 is damaged."""
         text = self.text(name)
-        self.damage(~_filled(text), f"{name} is empty")
         self.damage(_mask(pc.match_substring(text, "\ufffd")), f"{name} is not UTF-8")
         return text
 
@@ -82,7 +86,8 @@ class Rows:
 
 
 Parse = Callable[[Rows], dict[str, Any]]
-"""Reads marked rows; returns `user item category event time`, arrays of one value a row."""
+"""Reads marked rows; returns `user item category event time` and the features, arrays of one value
+a row."""
 
 
 def _is_integer(text: pa.Array) -> np.ndarray:

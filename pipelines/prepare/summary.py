@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines import storage
-from pipelines.schema import DatasetSchema
+from pipelines.schema import FEATURES, DatasetSchema
 
 # The recipe of sources without one of their own: the paper's setting for Taobao.
 _RECIPES = {"csv": "taobao_dare", "parquet": "taobao_dare"}
@@ -31,6 +31,11 @@ def format_summary(schema: DatasetSchema, out: str) -> str:
         command += "" if "test" in schema.splits else " --data.test ''"
     if schema.counts.get("hash"):
         command += " --data.ids hash"
+    further = ", ".join(f"{name}: 4" for name in schema.tables if name not in FEATURES)
+    if further:
+        spaces = ("attention", "representation")
+        options = (f"--model.embeddings.{name}.features '{{{further}}}'" for name in spaces)
+        blocks.append(f"features    read with {' '.join(options)}")
     blocks.append(
         f"data        {out} ({schema.layout} layout, seed {schema.seed})\nnext        {command}"
     )
@@ -72,12 +77,13 @@ def _splits(schema: DatasetSchema) -> str:
 
 
 def _tables(schema: DatasetSchema) -> str:
+    width = max(16, *(len(f"{name} table ") for name in schema.tables))
     lines = [
-        f"{name + ' table':<16}{table.rows:>14,} rows, {table.distinct:,} ids and padding"
+        f"{name + ' table':<{width}}{table.rows:>14,} rows, {table.distinct:,} ids and padding"
         for name, table in schema.tables.items()
     ]
     lines += [
-        f"{name + ' ids':<16}are no rows of a table ({why}): train with --data.ids hash"
+        f"{name + ' ids':<{width}}are no rows of a table ({why}): train with --data.ids hash"
         for name, why in schema.counts.get("hash", {}).items()
     ]
     return "\n".join(lines)

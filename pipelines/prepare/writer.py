@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.ragged import flat, list_column, ranges
 from pipelines.schema import (
-    LAYOUTS,
+    FEATURES,
     USER_LAYOUT,
     DatasetSchema,
     FileInfo,
     Layout,
     SplitInfo,
     TableInfo,
+    features_of,
+    layout_schema,
 )
 
 SPLITS = ("train", "val", "test")
@@ -41,30 +43,32 @@ def user_table(
 
     Args:
         user: user ids, [U].
-        life: `item`, `category`, `timestamp` of all behaviours, oldest first in each life, [N].
+        life: `item`, `category`, `timestamp` and further features of all behaviours, oldest first
+            in each life, [N].
         life_offsets: where each user's life starts, [U + 1].
         requests: `history_end` and `timestamp` of all requests, [R].
         request_offsets: where each user's requests start, [U + 1].
-        targets: `item`, `category`, `label` of all targets, [T].
+        targets: `item`, `category`, `label` and further features of all targets, [T].
         target_offsets: where each request's targets start, [R + 1].
     """
+    more = [name for name in life if name not in USER_LAYOUT.names]
+    entry = USER_LAYOUT.field("requests").type.value_type
+    of_targets = [name for name in targets if entry.get_field_index(name) < 0]
+    schema = layout_schema("user", more, of_targets)
+    fields = list(schema.field("requests").type.value_type)
     entries = pa.StructArray.from_arrays(
         [
-            pa.array(requests["history_end"], pa.int32()),
-            pa.array(requests["timestamp"], pa.int64()),
-            list_column(pa.array(targets["item"], pa.int64()), target_offsets),
-            list_column(pa.array(targets["category"], pa.int64()), target_offsets),
-            list_column(pa.array(targets["label"], pa.float32()), target_offsets),
+            list_column(pa.array(targets[field.name], field.type.value_type), target_offsets)
+            if field.name in targets
+            else pa.array(requests[field.name], field.type)
+            for field in fields
         ],
-        fields=list(USER_LAYOUT.field("requests").type.value_type),
+        fields=fields,
     )
-    columns = [pa.array(user, pa.int64())]
-    columns += [
-        list_column(pa.array(life[name], pa.int64()), life_offsets)
-        for name in ("item", "category", "timestamp")
-    ]
-    columns.append(list_column(entries, request_offsets))
-    return pa.Table.from_arrays(columns, schema=USER_LAYOUT)
+    columns = {"user_id": pa.array(user, pa.int64())}
+    columns |= {n: list_column(pa.array(ids, pa.int64()), life_offsets) for n, ids in life.items()}
+    columns["requests"] = list_column(entries, request_offsets)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def to_request_layout(table: pa.Table, history_length: int) -> pa.Table:
@@ -82,12 +86,14 @@ def to_request_layout(table: pa.Table, history_length: int) -> pa.Table:
     index = pa.array(ranges(life_offsets[owner] + end - length, length))
     offsets = np.concatenate([[0], np.cumsum(length)])
     columns = {"user_id": table["user_id"].combine_chunks().take(pa.array(owner))}
-    for name in ("item", "category", "timestamp"):
+    features = features_of(table.schema, "user")
+    for name in ("item", "category", "timestamp", *features):
         values, _ = flat(table[name])
         columns[f"history_{name}"] = list_column(values.take(index), offsets)
-    for name in ("timestamp", "item", "category", "label"):
+    of_targets = [name for name in features if entries.type.get_field_index(name) >= 0]
+    for name in ("timestamp", "item", "category", "label", *of_targets):
         columns[name] = entries.field(name)
-    schema = LAYOUTS["request"]
+    schema = layout_schema("request", features, of_targets)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
@@ -132,19 +138,30 @@ class DatasetWriter:
         folder: where `train/ val/ test/ schema.json` go.
         layout: the layout to leave on disk.
         history_length: with the `request` layout, behaviours a row keeps at most.
+        features: further features of behaviours.
+        target_features: those of them that targets have.
 
     Raises:
         ValueError: the folder already holds a dataset.
     """
 
-    def __init__(self, folder: str, *, layout: Layout = "user", history_length: int = 200) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        layout: Layout = "user",
+        history_length: int = 200,
+        features: Sequence[str] = (),
+        target_features: Sequence[str] = (),
+    ) -> None:
         if storage.exists(storage.join(folder, "schema.json")):
             raise ValueError(f"--out is {folder}, which already holds a dataset; choose another")
         self.folder = folder
         self.layout: Layout = layout
         self._history_length = history_length
-        self._splits = {name: _SplitWriter(folder, name, layout) for name in SPLITS}
-        self._largest = {"item": 0, "category": 0}
+        columns = layout_schema(layout, features, target_features)
+        self._splits = {name: _SplitWriter(folder, name, layout, columns) for name in SPLITS}
+        self._largest = dict.fromkeys((*FEATURES, *features), 0)
 
     def add(self, split: str, table: pa.Table) -> None:
         """Append rows of the `user` layout to a split."""
@@ -152,7 +169,10 @@ class DatasetWriter:
             return
         entries, _ = flat(table["requests"])
         for name in self._largest:
-            for values in (flat(table[name])[0], flat(entries.field(name))[0]):
+            columns = [table[name]]
+            if entries.type.get_field_index(name) >= 0:
+                columns.append(entries.field(name))
+            for values in (flat(column)[0] for column in columns):
                 if len(values):
                     self._largest[name] = max(self._largest[name], int(values.to_numpy().max()))
         writer = self._splits[split]
@@ -199,8 +219,8 @@ class DatasetWriter:
 
 
 class _SplitWriter:
-    def __init__(self, folder: str, name: str, layout: Layout) -> None:
-        self._folder, self._name, self._layout = folder, name, layout
+    def __init__(self, folder: str, name: str, layout: Layout, columns: pa.Schema) -> None:
+        self._folder, self._name, self._layout, self._columns = folder, name, layout, columns
         self._files: list[tuple[str, int]] = []
         self._writer: pq.ParquetWriter | None = None
         self._stream: Any = None
@@ -231,7 +251,7 @@ class _SplitWriter:
         self._files.append((path, 0))
         self._stream = storage.open_file(storage.join(self._folder, path), "wb")
         self._writer = pq.ParquetWriter(
-            self._stream, LAYOUTS[self._layout], compression="zstd", use_dictionary=False
+            self._stream, self._columns, compression="zstd", use_dictionary=False
         )
         self._behaviours_in_file = 0
 

@@ -12,6 +12,7 @@ from pipelines.parquet import RowRange, list_row_groups
 from pipelines.stream import RequestDataset
 from tests.ranks import run_on_ranks
 from tests.split_files import (
+    ROWS,
     User,
     draw_users,
     expected_requests,
@@ -37,7 +38,8 @@ def open_stream(
     groups: list[RowRange], rank: int, world: int, group: dist.ProcessGroup | None = None
 ) -> BatchStream:
     # In the order of the files, so that the shares stay as unequal as these are.
-    config = stream_config(batch_size=6, shuffle_requests=0)
+    rows = {**ROWS, "interval": 9}
+    config = stream_config(batch_size=6, shuffle_requests=0, rows=rows)
     dataset = RequestDataset(groups, config, rank=rank, world=world)
     group = group or dist.group.WORLD
     return BatchStream(dataset, workers=0, epochs=EPOCHS, group=group, pin_memory=False)
@@ -63,6 +65,9 @@ def check_stream(folder: str, world: int, rank: int) -> None:
     totals = gather([float(batch.total_weight) for batch in batches], world)
     assert totals == [[sum(step) for step in zip(*own, strict=True)]] * world
     assert min(totals[0]) > 0
+    keys = {key for batch in batches for key in batch.features.keys()}  # noqa: SIM118
+    assert {"history_interval", "target_interval"} < keys
+    assert all(set(batch.features.keys()) == keys for batch in batches), "padding has all keys"
     assert own[0] == [0.0] * len(batches)
     assert all(batch.num_behaviours == 0 for batch in batches if not batch.weight.any())
     if world > 2:

@@ -1,4 +1,7 @@
-"""Training is the same whatever the number of ranks, the sharding and the pipeline."""
+"""Training is the same whatever the number of ranks and the pipeline.
+
+The sharding of tables is the subject of `test_preset_ranks.py` and `test_pooled_ranks.py`.
+"""
 
 import functools
 import json
@@ -11,44 +14,15 @@ from tests.small_run import small_config, train_pipelined, train_plainly
 from trainer.distributed import run_context
 
 STEPS = 20
-SHARDING_STEPS = 6
-FOUR_RANKS = ("batch_all_ranks", "dare row_wise")
 NORMS = ("none", "layer", "batch_all_ranks")
-TYPES = ("table_wise", "row_wise", "column_wise")
-PRESETS = ("dare", "twin")
-
-
-def _plan(folder: Path, kind: str) -> str:
-    path = folder / f"{kind}.yaml"
-    path.write_text(f"tables: {{'*': {{sharding_types: [{kind}]}}}}\n")
-    return str(path)
-
-
-def _runs(folder: Path):
-    for norm in NORMS:
-        yield f"{norm}", [f"--model.head.norm={norm}"]
-    for preset in PRESETS:
-        widths = "{item: 8, category: 8, position: 4}"
-        same = [f"--model.embeddings.representation={widths}"] if preset == "twin" else []
-        for kind in TYPES:
-            yield (
-                f"{preset} {kind}",
-                [
-                    f"--model.preset={preset}",
-                    *same,
-                    "--model.head.norm=batch_all_ranks",
-                    f"--sharding.plan={_plan(folder, kind)}",
-                ],
-            )
 
 
 def _train_all(folder: Path, world: int, _rank: int) -> None:
     found = {}
     with run_context() as context:
-        for name, options in _runs(folder):
-            steps = STEPS if name in NORMS else SHARDING_STEPS
-            if world < 4 or name in FOUR_RANKS:
-                found[name] = train_pipelined(small_config(*options), context, steps)
+        for norm in NORMS if world < 4 else NORMS[-1:]:
+            config = small_config(f"--model.head.norm={norm}")
+            found[norm] = train_pipelined(config, context, STEPS)
         found["batch"] = train_pipelined(small_config("--model.head.norm=batch"), context, 3)
         found["plain"] = train_plainly(
             small_config("--model.head.norm=batch_all_ranks"), context, STEPS
@@ -60,8 +34,6 @@ def _train_all(folder: Path, world: int, _rank: int) -> None:
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("losses")
-    for kind in TYPES:
-        _plan(folder, kind)
     found = {}
     for world in (1, 2, 4):
         run_on_ranks(world, functools.partial(_train_all, folder, world))
@@ -73,15 +45,6 @@ def losses(tmp_path_factory):
 @pytest.mark.parametrize(("world", "norm"), [*((2, norm) for norm in NORMS), (4, NORMS[-1])])
 def test_losses_do_not_depend_on_the_number_of_ranks(losses, world, norm):
     assert losses[world][norm] == pytest.approx(losses[1][norm], abs=1e-5)
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_losses_do_not_depend_on_the_sharding(losses, kind, preset):
-    alone = losses[1][f"{preset} table_wise"]
-    assert losses[2][f"{preset} {kind}"] == pytest.approx(alone, abs=1e-5)
-    assert losses[4]["dare row_wise"] == pytest.approx(losses[1]["dare table_wise"], abs=1e-5)
 
 
 @pytest.mark.dist

@@ -7,20 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modules.embedding import USES, EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.embedding import USES, EmbeddingsConfig, UsesConfig
 from modules.head import HeadConfig, head_input
 from modules.model_config import InitConfig, RankerConfig
 from modules.pooled import PooledEmbeddings
 from modules.presets import PRESETS, check_preset, preset_fields
 from modules.ranker import Ranker
-from tests.small import CPU, DARE, ROWS, SHARED, TWIN
+from modules.widths import WidthsConfig
+from tests.small import CPU, DARE, ROWS, SHARED, SIDE, SIDE_ROWS, TWIN
 from trainer.arguments import parse_run, run_parser
+
+A, B = ("a", 4), ("b", 8)
 
 
 def make_ranker(embeddings: EmbeddingsConfig, *, blanket: bool = False) -> Ranker:
     torch.manual_seed(1)
     config = RankerConfig(embeddings=embeddings, init=InitConfig(released_blanket=blanket))
-    return Ranker(config, rows=ROWS, history_length=9, device=CPU)
+    return Ranker(config, rows=ROWS | SIDE_ROWS, history_length=9, device=CPU)
 
 
 def table_names(ranker: Ranker) -> set[str]:
@@ -62,6 +65,34 @@ def test_four_spaces_read_one_side_each() -> None:
         "d": ["history"],
     }
     assert len(table_names(make_ranker(config))) == 8
+
+
+def test_every_feature_with_a_width_has_a_table_in_each_space_that_reads_it() -> None:
+    assert table_names(make_ranker(SIDE["dare"])) == table_names(make_ranker(DARE)) | {
+        *("attention_interval", "attention_behaviour_type", "attention_scenario"),
+        *("representation_interval", "representation_behaviour_type"),
+    }
+    widths = SIDE["dare"].attention
+    assert list(widths.tables) == ["item", "category", "interval", "behaviour_type", "scenario"]
+    assert widths.looked_up == 8 + 4 + 4 + 4 + 8
+    assert DARE.attention.looked_up == 8 + 4
+
+
+def test_features_lie_in_one_order_whatever_that_of_the_config() -> None:
+    left, right = (WidthsConfig(features=dict(f)) for f in ((A, B), (B, A)))
+    assert list(left.tables.items()) == list(right.tables.items())
+    assert left.with_width("a", 8).tables == {**left.tables, "a": 8}
+    assert left.with_width("item", 8).tables == {**left.tables, "item": 8}
+
+
+def test_features_are_given_by_name_on_the_command_line() -> None:
+    model = parse(
+        "--model.embeddings.attention.interval=4",
+        "--model.embeddings.attention.features={a: 4, b: 8}",
+        "--model.embeddings.representation.features.a=12",
+    )
+    assert model.embeddings.attention == WidthsConfig(interval=4, features=dict((A, B)))
+    assert model.embeddings.representation == WidthsConfig(features={"a": 12})
 
 
 def parse(*arguments: str) -> RankerConfig:
@@ -175,6 +206,27 @@ def test_a_shared_space_of_two_widths_is_an_error() -> None:
 def test_a_space_name_that_is_no_name_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"uses\.attention_target is 'a b'"):
         EmbeddingsConfig(uses=UsesConfig(attention_target="a b"))
+
+
+def test_two_spaces_with_a_table_of_one_name_are_an_error() -> None:
+    uses = UsesConfig(attention_target="a", attention_history="a_b")
+    with pytest.raises(ValueError, match=r"two spaces of model\.embeddings\.uses .* table a_b_c;"):
+        EmbeddingsConfig(uses=uses, attention=WidthsConfig(features={"c": 4, "b_c": 4}))
+
+
+@pytest.mark.parametrize("name", ["item", "category", "position", "interval", "two words", ""])
+def test_a_feature_has_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match=f"features of model.embeddings has '{name}'"):
+        WidthsConfig(features={name: 4})
+
+
+@pytest.mark.parametrize("width", [0, 2, -4])
+def test_widths_of_further_tables_are_multiples_of_four_too(width: int) -> None:
+    with pytest.raises(ValueError, match=f"page width is {width}; .*multiple of 4.* or left out"):
+        WidthsConfig(features={"page": width})
+    if width:
+        with pytest.raises(ValueError, match=f"interval width is {width}; .*multiple of 4"):
+            WidthsConfig(interval=width)
 
 
 @pytest.mark.parametrize("width", [0, 2, 6, -4])

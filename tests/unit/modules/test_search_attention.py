@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from modules.attention import masked_softmax, pool_all, pool_kept
+from modules.head import HeadConfig
 from modules.model_config import RankerConfig
 from modules.scorers import scaled
-from modules.search import SearchConfig, SearchUnit
-from tests.small import DARE, make_task
+from modules.search import SearchConfig, SearchUnit, sample
+from tests.small import DARE, make_task, read, users
 
 DOTS = torch.tensor([[[6.0, 4.0], [5.0, 7.0]]])
 """Of one request, two targets with two behaviours, four numbers wide."""
@@ -130,3 +131,30 @@ def test_search_and_attention_share_one_scorer() -> None:
 def test_top_k_below_one_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"model\.search\.top_k is 0"):
         SearchConfig(top_k=0)
+
+
+def test_a_sample_is_drawn_from_behaviours_alone_each_once_and_evenly() -> None:
+    torch.manual_seed(0)
+    behaviour_RL = torch.arange(8) < torch.tensor([6, 2, 0]).repeat(1000).unsqueeze(1)
+    drawn_RL = sample(behaviour_RL, 3)
+    assert not (drawn_RL & ~behaviour_RL).any()
+    assert drawn_RL.sum(1).view(-1, 3).unique(dim=0).tolist() == [[3, 2, 0]]
+    # Each of six with chance 1/2: 500 of 1,000, standard deviation 16.
+    assert (drawn_RL[::3, :6].sum(0) - 500).abs().max() < 80
+
+
+def test_the_auxiliary_head_trains_on_a_sample_and_is_evaluated_on_all(tmp_path) -> None:
+    batch = read(users(), "user", tmp_path)
+
+    def auxiliary(size: int, *, training: bool) -> torch.Tensor:
+        config = RankerConfig(embeddings=DARE, head=HeadConfig(auxiliary_sample=size))
+        task = make_task(config).train(training)
+        with torch.no_grad():
+            return task.ranker(
+                batch.features, batch.weight > 0, batch.num_history, batch.num_targets
+            ).auxiliary_logit_T
+
+    everything = auxiliary(0, training=True)
+    assert auxiliary(9, training=True).equal(everything)
+    assert not auxiliary(2, training=True).equal(everything)
+    assert auxiliary(2, training=False).equal(auxiliary(0, training=False))

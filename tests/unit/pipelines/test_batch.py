@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.batch import KEYS, Batch, Requests, collate, padding_batch
+from pipelines.batch import Batch, Requests, collate, padding_batch
+
+KEYS = ["history_item", "history_category", "target_item", "target_category"]
 
 
 def two_lives() -> Requests:
     """A life 11 12 13 with a request after 2 and one after 3, and one without behaviours."""
     return Requests(
-        history_item=np.array([11, 12, 13]),
-        history_category=np.array([1, 2, 3]),
+        history={"item": np.array([11, 12, 13]), "category": np.array([1, 2, 3])},
         start=np.array([0, 1, 3]),
         end=np.array([2, 3, 3]),
         user=np.array([7, 7, 8]),
         target_offset=np.array([0, 1, 3, 4]),
-        target_item=np.array([21, 22, 23, 24]),
-        target_category=np.array([4, 5, 6, 7]),
+        target={"item": np.array([21, 22, 23, 24]), "category": np.array([4, 5, 6, 7])},
         label=np.array([1, 0, 1, 0], np.float32),
     )
 
@@ -40,7 +40,7 @@ def test_a_batch_follows_the_chosen_order_and_its_targets_stay_with_their_reques
     assert batch.label.tolist() == [0, 0, 1, 1]
     assert batch.user.tolist() == [8, 7, 7, 7]
     assert batch.features.stride() == 3
-    assert tuple(batch.features.keys()) == KEYS
+    assert batch.features.keys() == KEYS
 
 
 def test_sizes_and_weights_are_those_of_the_requests() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
+from pipelines.ids import IdMode
 from pipelines.loader import DataConfig
-from pipelines.parquet import IdMode
 from pipelines.schema import DatasetSchema, TableInfo
 
 
@@ -12,6 +12,8 @@ from pipelines.schema import DatasetSchema, TableInfo
         ("batch_size", 0),
         ("shuffle_requests", -1),
         ("shuffle_behaviours", 0),
+        ("interval_buckets", 0),
+        ("interval_unit", 0),
         ("workers", -1),
     ],
 )
@@ -39,6 +41,47 @@ def test_table_sizes_are_the_datas_unless_asked_for(ids: IdMode, asked: int, row
 def test_a_table_that_cannot_hold_the_ids_is_refused(ids: IdMode, asked: int, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         DataConfig(ids=ids, item_rows=asked).rows(schema_with(item=10, category=3))
+
+
+def test_a_table_has_a_row_for_each_bucket_and_one_for_the_target() -> None:
+    schema = schema_with(item=10, category=3, page=6)
+    features = ("item", "category", "interval", "page")
+    rows = {"item": 10, "category": 3, "interval": 33, "page": 6}
+    assert DataConfig().rows(schema, features) == rows
+    config = DataConfig(interval_buckets=9, feature_rows={"page": 8})
+    assert config.rows(schema, features) == rows | {"interval": 10, "page": 8}
+    assert config.rows(schema) == {"item": 10, "category": 3}
+
+
+@pytest.mark.parametrize(
+    ("features", "feature_rows", "problem"),
+    [
+        (["scene"], {}, r"model\.embeddings names the feature scene; .* has page$"),
+        ([], {"scene": 9}, r"data\.feature_rows names the feature scene; .* has page$"),
+        (
+            ["page"],
+            {"page": 5},
+            r"data\.feature_rows\.page is 5, the data has ids up to 5; give at",
+        ),
+    ],
+)
+def test_a_feature_that_the_data_lacks_or_outgrows_is_named(
+    features: list[str], feature_rows: dict[str, int], problem: str
+) -> None:
+    schema = schema_with(item=10, category=3, page=6)
+    with pytest.raises(ValueError, match=problem):
+        DataConfig(feature_rows=feature_rows).rows(schema, ("item", "category", *features))
+
+
+@pytest.mark.parametrize("rows", [{"item": 9}, {"interval": 9}, {"two words": 9}, {"page": -1}])
+def test_rows_of_what_is_no_further_feature_are_refused(rows: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"data.feature_rows has {next(iter(rows))}: "):
+        DataConfig(feature_rows=rows)
+
+
+def test_more_buckets_than_doubling_can_fill_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.interval_buckets is 55; at most 54"):
+        DataConfig(interval_buckets=55)
 
 
 def schema_with(**rows: int) -> DatasetSchema:

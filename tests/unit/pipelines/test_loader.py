@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pipelines.batch import Batch
+from pipelines.ids import hash_ids
 from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
 from pipelines.lockstep import BatchStream
-from pipelines.parquet import hash_ids, list_row_groups
+from pipelines.parquet import list_row_groups
 from pipelines.prepare.writer import DatasetWriter, user_table
 from pipelines.schema import DatasetSchema, Layout
 from pipelines.stream import RequestDataset

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.parquet import IdRules, RowRange, hash_ids, list_row_groups, read_requests
+from pipelines.ids import IdRules, hash_ids
+from pipelines.parquet import RowRange, list_row_groups, read_requests
 from pipelines.schema import LAYOUTS, Layout
 from pipelines.stream import RequestDataset
 from tests.split_files import Request, User, rows_of, stream_config, write_users
@@ -135,7 +136,10 @@ def test_narrow_integers_and_large_lists_are_read_alike(tmp_path: Path) -> None:
     for name in ("narrow", "plain"):
         (group,) = list_row_groups(str(tmp_path / f"{name}.parquet"), "request")
         requests = read_requests(group, layout="request", history_length=5, ids=CHECK)
-        read.append({k: (v.dtype, v.tolist()) for k, v in vars(requests).items()})
+        names = ("start", "end", "user", "target_offset", "label")
+        arrays = {n: getattr(requests, n) for n in names} | requests.history
+        arrays |= {f"target {name}": ids for name, ids in requests.target.items()}
+        read.append({name: (values.dtype, values.tolist()) for name, values in arrays.items()})
     assert read[0] == read[1]
 
 

@@ -14,6 +14,8 @@ from pipelines.schema import (
     SplitInfo,
     TableInfo,
     check_columns,
+    features_of,
+    layout_schema,
     load_schema,
 )
 
@@ -145,6 +147,39 @@ def test_another_type_is_named_with_the_right_one(
     with pytest.raises(ValueError, match=rf"^a\.parquet: column {column} is .* needs ") as caught:
         check_columns(changed, layout, "a.parquet")
     assert str(other) in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_further_features_are_columns_beside_the_others(layout: Layout) -> None:
+    schema = layout_schema(layout, ("kind", "page"), ("page",))
+    ids = pa.list_(pa.int64())
+    if layout == "user":
+        entry = schema.field("requests").type.value_type
+        assert entry.field(entry.num_fields - 1) == pa.field("page", ids)
+        assert schema.names == [*LAYOUTS["user"].names, "kind", "page"]
+    else:
+        names = [*LAYOUTS["request"].names, "history_kind", "history_page", "page"]
+        assert schema.names == names
+    assert layout_schema(layout) == LAYOUTS[layout]
+    check_columns(schema, layout, "a.parquet", ("kind", "page"))
+    assert features_of(schema, layout) == ["kind", "page"]
+    assert features_of(LAYOUTS[layout], layout) == []
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_lists_of_integers_alone_are_taken_for_features(layout: Layout) -> None:
+    prefix = "" if layout == "user" else "history_"
+    schema = LAYOUTS[layout]
+    for name, kind in {
+        "page": pa.large_list(pa.int32()),
+        "score": pa.list_(pa.float32()),
+        "words": pa.list_(pa.string()),
+        "age": pa.int64(),
+        "two words": pa.list_(pa.int64()),
+        "label": pa.list_(pa.int64()),
+    }.items():
+        schema = schema.append(pa.field(prefix + name, kind))
+    assert features_of(schema, layout) == ["page"]
 
 
 def test_integer_widths_list_sizes_and_element_names_do_not_matter() -> None:

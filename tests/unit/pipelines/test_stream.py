@@ -113,7 +113,7 @@ def test_a_window_ends_at_so_many_behaviours(tmp_path: Path, layout: Layout) -> 
     shuffle = stream._Reader._shuffle
 
     def watched(reader: Any, tables: list[Any], *rest: Any) -> Any:
-        held.append([len(table.history_item) for table in tables])
+        held.append([len(table.history["item"]) for table in tables])
         return shuffle(reader, tables, *rest)
 
     with mock.patch.object(stream._Reader, "_shuffle", watched):

@@ -14,6 +14,7 @@ from pipelines.schema import (
     USER_LAYOUT,
     DatasetSchema,
     Layout,
+    layout_schema,
     load_schema,
 )
 from tests.split_files import User, draw_users, rows_of
@@ -82,6 +83,44 @@ def test_flat_arrays_become_the_rows_one_writes_by_hand() -> None:
             ],
         },
     ]
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_further_features_of_behaviours_and_targets_are_written(
+    tmp_path: Path, layout: Layout
+) -> None:
+    names = {"features": ("kind", "page"), "target_features": ("page",)}
+    writer = DatasetWriter(str(tmp_path), layout=layout, **names)
+    life = {name: np.array([1, 2, 3]) for name in ("item", "category", "timestamp")}
+    table = user_table(
+        np.array([7]),
+        {**life, "kind": np.array([4, 5, 6]), "page": np.array([7, 8, 9])},
+        np.array([0, 3]),
+        {"history_end": np.array([2]), "timestamp": np.array([25])},
+        np.array([0, 1]),
+        {name: np.array([1]) for name in ("item", "category", "label")} | {"page": np.array([11])},
+        np.array([0, 1]),
+    )
+    assert table.schema == layout_schema("user", **names)
+    writer.add("train", table)
+    schema = writer.close(
+        source="test",
+        seed=1,
+        protocol={},
+        distinct={"item": 3, "category": 3, "kind": 3, "page": 4},
+    )
+    assert {name: info.rows for name, info in schema.tables.items()} == {
+        **{"item": 4, "category": 4},
+        **{"kind": 7, "page": 12},
+    }
+    (row,) = pq.read_table(tmp_path / "train").to_pylist()
+    if layout == "user":
+        assert (row["kind"], row["page"]) == ([4, 5, 6], [7, 8, 9])
+        assert row["requests"][0]["page"] == [11]
+    else:
+        assert (row["history_kind"], row["history_page"], row["page"]) == ([4, 5], [7, 8], [11])
+    for split in ("val", "test"):
+        assert pq.read_table(tmp_path / split).schema == layout_schema(layout, **names)
 
 
 @pytest.mark.parametrize("cut", [slice(None), slice(7, 20), slice(0, 0)])

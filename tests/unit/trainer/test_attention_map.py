@@ -23,14 +23,18 @@ def batch_of(length: list[int], count: list[int], seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     end, targets = np.cumsum(length), sum(count)
     requests = Requests(
-        history_item=np.ones(end[-1], np.int64),
-        history_category=rng.integers(1, CATEGORIES + 1, end[-1]),
+        history={
+            "item": np.ones(end[-1], np.int64),
+            "category": rng.integers(1, CATEGORIES + 1, end[-1]),
+        },
         start=end - length,
         end=end,
         user=np.arange(len(length)),
         target_offset=np.concatenate([[0], np.cumsum(count)]),
-        target_item=np.ones(targets, np.int64),
-        target_category=rng.integers(1, CATEGORIES + 1, targets),
+        target={
+            "item": np.ones(targets, np.int64),
+            "category": rng.integers(1, CATEGORIES + 1, targets),
+        },
         label=np.zeros(targets, np.float32),
     )
     return collate([(requests, np.arange(len(length)))])

@@ -139,6 +139,19 @@ def test_a_lookup_counts_as_right_only_when_its_values_are(outcome, level) -> No
     assert not isinstance(outcome, str) or outcome in found.found
 
 
+def test_a_cuda_build_without_a_driver_is_told_apart_from_versions_that_do_not_fit() -> None:
+    def load() -> float:
+        try:
+            raise OSError("libnvidia-ml.so.1: cannot open shared object file: No such file")
+        except OSError as error:
+            raise OSError("Could not load this library: fbgemm_gpu_py.so") from error
+
+    found = check_lookup("cpu", probes.attempt(load))
+    assert "(OSError: libnvidia-ml.so.1: cannot open" in found.found
+    assert "needs NVIDIA's driver" in found.advice
+    assert "do not fit" in check_lookup("cpu", "OSError: undefined symbol").advice
+
+
 def test_the_lookup_probe_notices_a_wrong_update(monkeypatch) -> None:
     right = operations.SplitTableBatchedEmbeddingBagsCodegen
 

@@ -11,10 +11,11 @@ import pytest
 
 from tests.small_run import small_config, small_schema
 from trainer.build import make_workload
-from trainer.plan_advice import explain
+from trainer.plan_advice import _width, explain
 from trainer.plan_config import PlanConfig, ReservationSpec, TableSpec, TopologySpec
 from trainer.plan_figures import format_plan
 from trainer.plan_job import place
+from trainer.plan_workload import _ids_a_request
 from trainer.planning import DoesNotFitError, find_plan, shortfall
 
 NAMES = ("attention_item", "attention_category", "representation_item", "representation_category")
@@ -175,6 +176,36 @@ def test_where_no_change_alone_helps_several_are_told_together():
         "optim.sparse.name rowwise_adagrad, model.embeddings.representation.item 8, "
         "topology.hosts 2, data.batch_size 125"
     ]
+
+
+SIDE = "--model.embeddings.attention={item: 8, category: 8, position: 4, interval: 8, features: %s}"
+
+
+def test_further_tables_are_placed_by_their_own_ids_and_as_wide_as_asked_for():
+    side = SIDE % "{scenario: 4}"
+    pooled = "--model.embeddings.representation.features={scenario: 8}"
+    figures = _figures(_workload(ROW_WISE, side, POOLED, pooled, gpus_a_host=4))
+    sizes = {table.table: (table.rows, table.width) for table in figures.tables}
+    assert sizes["attention_interval"] == (33, 8)
+    assert (sizes["attention_scenario"], sizes["representation_scenario"]) == ((9, 4), (9, 8))
+
+
+def test_ids_of_a_feature_whose_name_ends_like_anothers_are_its_own():
+    pooling = {"history_type": 6, "target_type": 2.5, "history_a_type": 1, "target_a_type": 1}
+    assert _ids_a_request("type", pooling) == 8.5
+    assert _ids_a_request("a_type", pooling) == 2
+    assert _ids_a_request("history_type", pooling) == 6
+
+
+def test_the_width_of_a_further_table_is_changed_where_it_is_set():
+    wide = SIDE % "{scenario: 64}"
+    config = small_config(*OPTIONS, wide)
+    workload = _workload(ROW_WISE, wide, gpus_a_host=2)
+    (halved, *_) = _width(config, workload.config, "attention_scenario")
+    assert halved.told == "model.embeddings.attention.features.scenario 32"
+    assert halved.config.model.embeddings.attention.tables["scenario"] == 32
+    (halved, *_) = _width(config, workload.config, "attention_interval")
+    assert halved.told == "model.embeddings.attention.interval 4"
 
 
 def test_where_nothing_helps_that_is_said():

@@ -19,7 +19,7 @@ from modules.search import SearchConfig
 from pipelines.batch import Batch
 from pipelines.schema import Layout
 from tests import reference, small
-from tests.small import DARE, LOOKUPS, TWIN
+from tests.small import DARE, LOOKUPS, SIDE, TWIN, click, close
 from trainer.distributed import run_context
 from trainer.optim import SparseOptimizerConfig
 from trainer.plan_job import make_plan
@@ -72,20 +72,6 @@ def run_reference(
     return result, values
 
 
-def click(logits: Tensor) -> Tensor:
-    return logits[:, 0] - logits[:, 1]
-
-
-def close(actual: Tensor, expected: Tensor, what: str) -> None:
-    torch.testing.assert_close(
-        actual.detach().double(),
-        expected.detach(),
-        rtol=1e-5,
-        atol=5e-6 + 1e-5 * expected.detach().abs().max().item(),
-        msg=lambda text: f"{what}: {text}",
-    )
-
-
 def check(config: RankerConfig, batch: Batch, rows: list[reference.Row]) -> None:
     """Logits, losses, attention and every gradient of a batch against the reference."""
     task = small.make_task(config, l2=L2)
@@ -122,6 +108,22 @@ def test_a_step_equals_the_equations(
     assert lengths == [0, 1, 3, 4, 9] * 2
     assert set(batch.features["target_item"].lengths().tolist()) == {1, 2, 3}
     check(make_config(embeddings), batch, small.rows_of(log))
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+@pytest.mark.parametrize(
+    ("embeddings", "scale"),
+    [*((embeddings, "two_term") for embeddings in SIDE.values()), (SIDE["dare"], "joint")],
+    ids=[*SIDE, "joint"],
+)
+def test_a_step_with_interval_behaviour_type_and_scenario_equals_the_equations(
+    embeddings: EmbeddingsConfig, scale: str, layout: Layout, tmp_path: Path
+) -> None:
+    log, features = small.users(), ("item", "category", "interval", "behaviour_type", "scenario")
+    batch = small.read(log, layout, tmp_path, features)
+    assert batch.features["history_interval"].values().unique().numel() == 7
+    assert embeddings.features == features
+    check(make_config(embeddings, scale=scale), batch, small.rows_of(log, features))
 
 
 @pytest.mark.parametrize(
@@ -235,26 +237,32 @@ def test_bfloat16_gives_finite_and_close_logits_and_gradients(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("layout", ["user", "request"])
-@pytest.mark.parametrize("embeddings", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    ("embeddings", "num_tables"),
+    [
+        *((embeddings, 2 if embeddings is TWIN else 4) for embeddings in MODELS.values()),
+        *((SIDE[name], 5 if name == "twin" else 9) for name in SIDE),
+    ],
+    ids=[*MODELS, *(f"{name} and side features" for name in SIDE)],
+)
 def test_sharded_tables_move_by_the_gradient_of_the_equations(
-    embeddings: EmbeddingsConfig, layout: Layout, tmp_path: Path
+    embeddings: EmbeddingsConfig, num_tables: int, layout: Layout, tmp_path: Path
 ) -> None:
     rate = 0.5
-    log = small.users()
-    batch = small.read(log, layout, tmp_path)
+    log, features = small.users(), embeddings.features
+    batch = small.read(log, layout, tmp_path, features)
     config = make_config(embeddings)
     plain = small.make_task(config, l2=L2)
-    expected, values = run_reference(config, plain, small.rows_of(log))
+    expected, values = run_reference(config, plain, small.rows_of(log, features))
     before = {name: value.detach().clone() for name, value in plain.state_dict().items()}
     fused = SparseOptimizerConfig(name="sgd", learning_rate=rate).fused_params()
-    features = ("history_item", "history_category", "target_item", "target_category")
     with run_context() as context:
         plan = make_plan(
             plain,
             context,
             ShardingConfig(),
             fused_params=fused,
-            pooling=dict.fromkeys(features, 4.0),
+            pooling=dict.fromkeys(batch.features.keys(), 4.0),
             batch_size=10,
         )
         model = shard(plain, context, plan, fused_params=fused)
@@ -263,7 +271,7 @@ def test_sharded_tables_move_by_the_gradient_of_the_equations(
             for name, value in model.state_dict().items()
             if isinstance(value, ShardedTensor)
         }
-        assert len(tables) == (2 if embeddings is TWIN else 4)
+        assert len(tables) == num_tables
         for name, table in tables.items():
             table.copy_(before[name])
         loss, _ = model(batch)

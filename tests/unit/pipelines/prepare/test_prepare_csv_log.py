@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -6,6 +7,8 @@ import pytest
 
 from pipelines.prepare.csv_log import prepare_csv
 from pipelines.prepare.protocol import Protocol
+from pipelines.prepare.summary import format_summary
+from pipelines.schema import load_schema
 
 SMALL = Protocol(min_clicks=4, last_offset=3, num_negatives=1)
 COLUMNS = {
@@ -16,11 +19,11 @@ COLUMNS = {
 }
 
 
-def _prepare(path, text, **options):
+def _prepare(path, text, protocol=SMALL, **options):
     raw = path / "log.csv"
     raw.write_text(text)
     out = str(path / "out")
-    return prepare_csv(raw=str(raw), out=out, protocol=SMALL, **{**COLUMNS, **options}), out
+    return prepare_csv(raw=str(raw), out=out, protocol=protocol, **{**COLUMNS, **options}), out
 
 
 def _log(times, header="when,who,what,kind,did\n", separator=","):
@@ -85,6 +88,47 @@ def test_other_events_are_dropped_and_counted(tmp_path):
     assert schema.counts["dropped"]["other event"] == 1
 
 
+SIDE = {"features": {"behaviour_type": "did", "order": "page"}}
+
+
+def _log_with_pages():
+    """Two lives of four: ann's clicks view, buy, view, fav on pages a, none, a, b; bob's a buy."""
+    kinds = [("view", "a"), ("buy", ""), ("view", "a"), ("fav", "b")]
+    rows = [f"{n},ann,a{n},x,{kind},{page}\n" for n, (kind, page) in enumerate(kinds)]
+    rows += [f"{n},bob,b{n},y,buy,b\n" for n in range(4)]
+    return "when,who,what,kind,did,page\n" + "".join(rows)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_features_are_numbered_by_first_appearance_an_empty_text_as_well(tmp_path, layout):
+    """One is called by a word of SQL."""
+    options = {**SIDE, "target_features": ("order",), "layout": layout}
+    schema, out = _prepare(tmp_path, _log_with_pages(), **options)
+    for name, raw in (("behaviour_type", ["view", "buy", "fav"]), ("order", ["a", "", "b"])):
+        assert pq.read_table(f"{out}/ids/{name}.parquet")["raw"].to_pylist() == raw
+        assert (schema.tables[name].rows, schema.tables[name].distinct) == (4, 3)
+    ann, bob = pq.read_table(f"{out}/test").to_pylist()
+    prefix = "" if layout == "user" else "history_"
+    assert (ann[f"{prefix}behaviour_type"], ann[f"{prefix}order"]) == ([1, 2, 1], [1, 2, 1])
+    assert (bob[f"{prefix}behaviour_type"], bob[f"{prefix}order"]) == ([2] * 3, [3] * 3)
+    shown = ann["requests"][0] if layout == "user" else ann
+    # The negative is shown where the click was: its page tells nothing of the label.
+    assert (shown["label"], shown["order"]) == ([1, 0], [3, 3])
+    assert "behaviour_type" not in (shown if layout == "user" else [])
+    assert schema.protocol["features"] == SIDE["features"]
+    assert load_schema(f"{out}/schema.json") == schema
+    told = format_summary(schema, out)
+    assert "--model.embeddings.attention.features '{behaviour_type: 4, order: 4}'" in told
+
+
+def test_rows_that_differ_in_a_feature_are_no_repetition(tmp_path):
+    text = _log_with_pages() + "3,ann,a3,x,fav,b\n" + "3,ann,a3,x,fav,c\n"
+    protocol = dataclasses.replace(SMALL, repeated="drop")
+    schema, _ = _prepare(tmp_path, text, protocol=protocol, **SIDE)
+    assert schema.counts["dropped"]["repeated"] == 1
+    assert schema.tables["order"].distinct == 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,6 +138,13 @@ def test_other_events_are_dropped_and_counted(tmp_path):
         ({"events": ("view",)}, "give both"),
         ({"delimiter": "::"}, "--delimiter is '::'; give one ASCII character"),
         ({"quote": "''"}, "--quote is"),
+        ({"features": {"kind": ""}}, "--features has kind: ''; give the column"),
+        ({"features": {"Kind": "did"}}, "lower-case letters"),
+        ({"features": {"item": "did"}}, "--features has item: 'did'"),
+        ({"features": {"event": "did"}}, "none of line, user, item, category, event, time"),
+        ({"features": {"label": "did"}}, "--features has label: 'did'"),
+        ({"features": {"page": "page"}}, "no column page; its columns are when, who, what"),
+        ({"target_features": ("page",)}, "--target_features has page; --features are none"),
         ({"delimiter": ";"}, r"its columns are when,who,what,kind,did \(delimiter ';'\)"),
     ],
 )

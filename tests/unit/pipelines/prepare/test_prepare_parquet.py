@@ -74,6 +74,58 @@ def test_ids_that_cannot_be_rows_are_to_be_hashed_and_this_is_told(tmp_path, ids
     assert told.endswith("--data.ids hash")
 
 
+def with_columns(path: str, layout: Layout, **columns: list[list[int]]) -> None:
+    """Add lists beside the behaviours of a file."""
+    table = pq.read_table(path)
+    for name, lists in columns.items():
+        name = name if layout == "user" else f"history_{name}"
+        table = table.append_column(name, pa.array(lists, pa.list_(pa.int64())))
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_features_that_every_file_has_are_recognised(tmp_path, layout: Layout) -> None:
+    out = put(tmp_path, [one_user([5, 6]), one_user([7])], layout)
+    for split in ("train", "val"):
+        more = {"page": [[1, 2], [1]]} if split == "train" else {}
+        with_columns(
+            f"{out}/{split}/part.parquet", layout, kind=[[3, 9], [0]], empty=[[0, 0], [0]], **more
+        )
+    schema = describe_parquet(out=out, layout=layout)
+    sizes = {name: (info.rows, info.distinct) for name, info in schema.tables.items()}
+    assert sizes == {"item": (8, 3), "category": (2, 1), "kind": (10, 2), "empty": (1, 0)}
+    assert "kind: 4" in format_summary(schema, out)
+
+
+def test_features_can_be_named_and_a_file_without_one_is(tmp_path) -> None:
+    out = put(tmp_path, [one_user([5, 6])])
+    with_columns(f"{out}/train/part.parquet", "user", kind=[[3, 9]], page=[[1]])
+    with pytest.raises(ValueError, match=r"val/part\.parquet has no column kind"):
+        describe_parquet(out=out, features=("kind",))
+    with_columns(f"{out}/val/part.parquet", "user", kind=[[3, 9]], page=[[1]])
+    with pytest.raises(ValueError, match=r"part\.parquet row 0: item has 2 entries, page 1"):
+        describe_parquet(out=out)
+    with pytest.raises(ValueError, match=r"--features has 'two words'"):
+        describe_parquet(out=out, features=("two words",))
+    assert list(describe_parquet(out=out, features=("kind",)).tables) == [
+        "item",
+        "category",
+        "kind",
+    ]
+
+
+def test_features_to_be_hashed_have_room_to_stay_apart(tmp_path) -> None:
+    out = put(tmp_path, [one_user([5, 6])])
+    for split in ("train", "val"):
+        with_columns(f"{out}/{split}/part.parquet", "user", kind=[[3, 2**40]])
+    schema = describe_parquet(out=out)
+    assert {name: info.rows for name, info in schema.tables.items()} == {
+        **{"item": 2 * 2 + 1, "category": 2 * 1 + 1},
+        "kind": 64 * (2 + 16),
+    }
+    assert format_summary(schema, out).endswith("--data.ids hash")
+
+
 def test_ids_that_leave_gaps_are_rows_all_the_same(tmp_path) -> None:
     schema = describe_parquet(out=put(tmp_path, [one_user([7, 900_000])]))
     assert schema.tables["item"].rows == 900_001
