@@ -16,7 +16,8 @@ from pipelines.synthetic import prepare_synthetic
 from trainer.outcome import write_json
 from trainer.sweep_figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep_grid import Dataset
-from trainer.sweep_runs import HERE, Run, make_runner, read_options, read_run, run_all
+from trainer.sweep_launch import HERE, make_runner
+from trainer.sweep_runs import Run, read_options, read_run, run_all
 from trainer.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)

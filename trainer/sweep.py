@@ -18,17 +18,9 @@ from trainer.sweep_grid import (
     parse_seeds,
     parse_vary,
 )
+from trainer.sweep_launch import HERE, make_runner
 from trainer.sweep_report import Report, draw_report, write_report
-from trainer.sweep_runs import (
-    HERE,
-    Ended,
-    Keep,
-    Run,
-    make_runner,
-    read_options,
-    read_run,
-    run_all,
-)
+from trainer.sweep_runs import Ended, Keep, Run, read_options, read_run, run_all
 from trainer.sweep_tables import markdown_table
 from trainer.telemetry import configure_logging
 

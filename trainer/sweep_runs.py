@@ -6,21 +6,15 @@ written beside it, so that a later call sees whether it still is.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
-import os
-import re
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,22 +26,18 @@ from pipelines import storage
 from pipelines.schema import load_schema
 from trainer.arguments import parse_run, run_parser
 from trainer.config import TrainConfig
-from trainer.memory import reset_peak_memory
 from trainer.outcome import write_json
 from trainer.parsing import in_one_line
 from trainer.store import Store
-from trainer.telemetry import configure_logging
+from trainer.sweep_launch import Runner, last_error
 
 logger = logging.getLogger(__name__)
 
-HERE = "here"
 _ASKED, _LOG = "asked.json", "log.txt"
 _PLACES = ("name", "out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
 _INTERRUPTED = (130, -signal.SIGINT)
 
 Keep = Literal["best", "none", "all"]
-Runner = Callable[[Sequence[str], Path], int]
-"""Calls `dare` with arguments, writes what it tells to a file, returns the exit code."""
 
 
 @dataclass(frozen=True)
@@ -121,62 +111,6 @@ def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def make_runner(launcher: str) -> Runner:
-    """How runs are started.
-
-    Args:
-        launcher: a command that takes the arguments of `dare`, such as
-            `torchrun --nproc-per-node 2 -m trainer`; empty for one process; `here` for this one.
-
-    Raises:
-        ValueError: there is no such program; or this is one of several processes.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "this is one of several processes; start it once, with --launcher "
-            '"torchrun --nproc-per-node N -m trainer" for its runs'
-        )
-    if launcher == HERE:
-        return _run_here
-    first, *rest = shlex.split(launcher) or [sys.executable, "-m", "trainer"]
-    # What is installed beside this Python is meant, whether or not it is on the path.
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    program = shutil.which(first, path=places)
-    if program is None:
-        raise ValueError(f"--launcher begins with {first}, which is no program here")
-
-    def launch(arguments: Sequence[str], log: Path) -> int:
-        with log.open("wb") as told:
-            process = subprocess.Popen(
-                [program, *rest, *arguments], stdin=subprocess.DEVNULL, stdout=told, stderr=told
-            )
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                # The run was interrupted too, and ends by itself, or is ended.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
-                raise
-            finally:
-                process.kill()
-
-    return launch
-
-
-def _run_here(arguments: Sequence[str], log: Path) -> int:
-    from trainer.cli import main  # It imports this.
-
-    with (
-        log.open("w", encoding="utf-8") as told,
-        contextlib.redirect_stdout(told),
-        contextlib.redirect_stderr(told),
-    ):
-        reset_peak_memory()
-        code = main(arguments)
-    configure_logging(0)  # The run's went to its file.
-    return code
 
 
 def run_all(
@@ -267,22 +201,3 @@ def _ended(folder: Path, run: Run, code: int) -> Ended:
     if code == 0 and result.exists():
         return Ended(run, json.loads(result.read_text()), "", log)
     return Ended(run, None, last_error(log, code), log)
-
-
-def last_error(log: Path, code: int) -> str:
-    """Why a run failed, in a line.
-
-    Args:
-        log: what it told.
-        code: its exit code; negative for a signal.
-    """
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    told = [line.strip() for line in lines if line.strip()]
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    # Launchers tell at length that a process failed, after it has told why.
-    for pattern in (r"dare \w+: error: (.*)", r"((?:\w+\.)*\w*(?:Error|Exception): .*)"):
-        errors = [found[1] for line in told if (found := re.match(pattern, line))]
-        if errors:
-            return errors[-1]
-    return told[-1] if told else f"exit code {code}, without a word"

@@ -117,10 +117,9 @@ def test_called_again_it_makes_only_what_is_not_there_as_asked(swept):
 
 
 def test_a_run_that_fails_is_told_and_does_not_end_the_sweep(small, tmp_path):
-    # As users start it: each run is a process of its own.
-    outcome = dare(
+    outcome = dare_without_report(
         *small,
-        *(f"--out={tmp_path}", "--seeds=1"),
+        *(f"--out={tmp_path}", "--seeds=1", "--launcher=here"),
         *("--vary", "optim.sparse.learning_rate=1e30,0.01", "--loop.check_loss_every=1"),
     )
     assert outcome.code == 1
@@ -137,6 +136,24 @@ def test_a_run_that_fails_is_told_and_does_not_end_the_sweep(small, tmp_path):
     assert "the loss is nan" in Path(told["log"]).read_text()
     assert f"* `{failed.name}`: the loss is nan" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_is_killed_does_not_end_the_sweep(small, tmp_path):
+    outcome = dare(*small, f"--out={tmp_path}", "--seeds=2", "--launcher=sh -c 'kill -9 $$'")
+    assert outcome.code == 1
+    failed = json.loads((tmp_path / "sweep.json").read_text())["failed"]
+    assert [one["error"] for one in failed] == ["ended by SIGKILL"] * 2
+    assert "| DARE | - |" in (tmp_path / "sweep.md").read_text()
+
+
+def test_a_run_is_a_process_of_its_own(small, swept, tmp_path):
+    outcome = dare(*small, f"--out={tmp_path}", "--seeds=1", "--loop.steps=1")
+    assert outcome.code == 0, outcome.err
+    (result,) = results_of(tmp_path).values()
+    assert (result["preset"], result["steps"]) == ("dare", 1)
+    # Its memory is about that of a run in this process, not that of all this process has held.
+    (here, *_) = results_of(swept[0]).values()
+    assert result["peak_memory_bytes"] == pytest.approx(here["peak_memory_bytes"], rel=0.5)
 
 
 @pytest.mark.parametrize(

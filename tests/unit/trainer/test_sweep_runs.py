@@ -1,13 +1,16 @@
 """Which runs of several are made, and what becomes of those that fail."""
 
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.sweep_runs import Run, last_error, make_runner, read_options, read_run, run_all
+from trainer.sweep_launch import last_error, make_runner
+from trainer.sweep_runs import Run, read_options, read_run, run_all
 
 RESULT = {"auc": 0.7, "best_step": 3}
 
@@ -146,6 +149,20 @@ def test_a_launcher_gets_the_arguments_and_its_words_go_to_the_log(tmp_path):
     log = tmp_path / "log.txt"
     assert make_runner(f"{sys.executable} {script} -m trainer")(["train", "--x=1 2"], log) == 3
     assert sorted(log.read_text().splitlines()) == ["['-m', 'trainer', 'train', '--x=1 2']", "err"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_run_is_left_behind_when_the_sweep_is_ended(tmp_path, number):
+    log, end = tmp_path / "log.txt", f"import os, time; os.kill({os.getpid()}, {int(number)});"
+    script = tmp_path / "launcher.py"
+    # A run that is interrupted ends by itself.
+    stays = 0.1 if number == signal.SIGINT else 60
+    script.write_text(f"import os; print(os.getpid(), flush=True); {end} time.sleep({stays})")
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+        make_runner(f"{sys.executable} {script}")([], log)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_launcher_beside_this_python_needs_no_path(monkeypatch):
