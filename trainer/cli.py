@@ -17,6 +17,8 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare plan --config FILE        where the tables would live on other machines, and what it costs
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
+  dare analyze WHAT --config F   what a run has learned: attention, retrieval, discriminability,
+                                 gradients, convergence
   dare sweep --config FILE       seeds, presets and any fields, to a table of mean ± std
   dare compare                   TWIN against DARE where one table is enough, and where not
   dare bench train               samples/s and memory at the paper's setting, of any preset
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": commands.plan,
         "train": commands.train,
         "evaluate": commands.evaluate,
+        "analyze": commands.analyze,
         "sweep": commands.sweep,
         "compare": commands.compare,
         "bench": commands.bench,

@@ -189,6 +189,17 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def analyze(arguments: list[str]) -> int:
+    """Look into a trained run."""
+    from trainer.analysis.command import analyze_run, introduction
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(introduction())
+        return 0
+    print(analyze_run(arguments[0], arguments[1:]))
+    return 0
+
+
 def compare(arguments: list[str]) -> int:
     """Train models on logs of falling agreement."""
     from trainer.compare import compare

@@ -16,6 +16,7 @@ from trainer.build import ShardedRun
 from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
 from trainer.report import AttentionSummary
+from trainer.task import StepOutput
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,39 @@ def evaluate(
         overlap: what of the next batch is done while one is scored.
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
+    for batch, output in score_batches(run, stream, context, overlap):
+        metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
+        attention.update(batch, output)
+    values = metrics.compute(context.control)
+    curve = metrics.calibration_curve() if context.is_main else {}
+    return Evaluation(values, curve, attention.compute())
+
+
+def score_batches(
+    run: ShardedRun, stream: BatchStream, context: RunContext, overlap: Overlap
+) -> Iterator[tuple[Batch, StepOutput]]:
+    """Score every batch of a split, in evaluation mode and without gradients; a collective.
+
+    Args:
+        run: the model; it is in evaluation mode during the pass only.
+        stream: one epoch of the split.
+        context: of this process.
+        overlap: what of the next batch is done while one is scored.
+
+    Returns:
+        Each batch as it was read, and the model's output for it.
+    """
     batches = _Remembering(stream)
     pipeline = make_pipeline(run.model, run.optimizers.combined, context.device, overlap)
     run.model.eval()
     try:
-        with torch.no_grad():
-            while True:
-                try:
-                    output = pipeline.progress(batches)
-                except StopIteration:
-                    break
-                metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
-                attention.update(batches.in_flight.pop(0), output)
+        while True:
+            try:
+                with torch.no_grad():
+                    output: StepOutput = pipeline.progress(batches)
+            except StopIteration:
+                return
+            yield batches.in_flight.pop(0), output
     finally:
         pipeline.detach()
         run.model.train()
-    values = metrics.compute(context.control)
-    curve = metrics.calibration_curve() if context.is_main else {}
-    return Evaluation(values, curve, attention.compute())

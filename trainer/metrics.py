@@ -21,6 +21,7 @@ METRICS = (
     "gauc_users",
     "ne",
     "logloss",
+    "accuracy",
     "calibration",
     "samples",
     "positives",
@@ -85,7 +86,8 @@ class SplitMetrics:
         AUC and per-user AUC weigh targets and count ties as one half, as scikit-learn does.
         `gauc` averages the AUC of users with both classes, weighted with their number of targets
         (arXiv:1706.06978); `ne` is the log loss over the entropy of the base rate (He et al.,
-        ADKDD 2014); `calibration` is the sum of predictions over the sum of labels.
+        ADKDD 2014); `accuracy` is the share of targets on the right side of one half;
+        `calibration` is the sum of predictions over the sum of labels.
 
         Args:
             group: a gloo group whose ranks all call this; ranks may hold unequal shares or none.
@@ -190,6 +192,8 @@ def _metrics(rows: _Rows) -> dict[str, float]:
     if defined.any():
         result["gauc"] = float(np.average(auc_U[defined], weights=count_U[defined]))
         result["gauc_unweighted"] = float(auc_U[defined].mean())
+    # At one half a click is foretold: the first of two equal outputs wins, as in the paper's code.
+    result["accuracy"] = float(np.average((logit >= 0) == positive, weights=weight))
     return result | _likelihood(logit.astype(np.float64), label, weight)
 
 

@@ -21,7 +21,7 @@ from trainer.telemetry import read_metrics
 
 logger = logging.getLogger(__name__)
 
-RESULT_METRICS = ("auc", "gauc", "gauc_users", "ne", "logloss", "calibration")
+RESULT_METRICS = ("auc", "gauc", "gauc_users", "ne", "logloss", "accuracy", "calibration")
 
 
 def make_result(

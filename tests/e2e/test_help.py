@@ -12,7 +12,7 @@ from trainer.arguments import parse_run, run_parser
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
 COMMANDS = (
-    *("doctor", "prepare", "plan", "train", "evaluate", "sweep", "compare"),
+    *("doctor", "prepare", "plan", "train", "evaluate", "analyze", "sweep", "compare"),
     *("bench train", "bench search", "bench exchange", "bench prepare"),
 )
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from trainer.metrics import METRICS, SplitMetrics
 
@@ -47,6 +47,7 @@ def reference(logit, label, weight, user):
         "gauc_users": len(aucs),
         "ne": loss / entropy,
         "logloss": loss,
+        "accuracy": accuracy_score(label, logit >= 0, sample_weight=weight),
         "calibration": (weight * sigmoid(logit)).sum() / (weight * label).sum(),
         "samples": keep.sum(),
         "positives": label.sum(),
@@ -87,6 +88,8 @@ def test_worked_example_by_hand() -> None:
     assert found["gauc_users"] == 2
     assert (found["samples"], found["positives"], found["base_rate"]) == (6, 3, 0.5)
     assert found["ne"] == pytest.approx(found["logloss"] / math.log(2))
+    # Above 0 or at it a click is foretold: right are the 1st, the 4th and the last.
+    assert found["accuracy"] == pytest.approx(3 / 6)
 
 
 def test_predicting_the_base_rate_has_ne_one_and_calibration_one() -> None:

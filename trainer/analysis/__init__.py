@@ -1,0 +1,1 @@
+"""What a run has learned: each analysis reads a checkpoint and data, and leaves JSON and a PNG."""
