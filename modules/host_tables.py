@@ -9,6 +9,7 @@ kernels are used. Letters: N ids, U different rows, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,7 +21,11 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 StateShape = Literal["row", "element"]
+MovedRows = Literal["present", "every"]
+"""Which rows a step moves: those that occur in the batch, or all, by Adam's momentum."""
 
+_DENSE_STEP = 1 << 22
+"""Numbers of a table that dense Adam steps at once, whose gradient it lays out; 16 MiB."""
 _STATES: dict[EmbOptimType, dict[str, StateShape]] = {
     EmbOptimType.EXACT_SGD: {},
     EmbOptimType.EXACT_ROWWISE_ADAGRAD: {"sum": "row"},
@@ -55,6 +60,8 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         eps: added to the root of the second moment.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
+        moved_rows: `present`, or `every`, which makes Adam the `torch.optim.Adam` of a dense
+            parameter.
         table_kwargs: what FBGEMM's class takes.
 
     Raises:
@@ -68,13 +75,17 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         eps: float = 1e-8,
         beta1: float = 0.9,
         beta2: float = 0.999,
+        moved_rows: MovedRows = "present",
         **table_kwargs: Any,
     ) -> None:
-        if optimizer not in _STATES:
-            known = ", ".join(str(known) for known in _STATES)
-            raise ValueError(f"optimizer {optimizer} is not known on CPU; known are {known}")
+        if (optimizer, moved_rows) not in _STEPS:
+            known = ", ".join(f"{known} ({moved})" for known, moved in _STEPS)
+            raise ValueError(
+                f"optimizer {optimizer} is not known on CPU with moved rows {moved_rows}; "
+                f"known are {known}"
+            )
         super().__init__(optimizer=EmbOptimType.EXACT_SGD, eps=eps, **table_kwargs)
-        self.host_optimizer = optimizer
+        self.host_optimizer, self.moved_rows = optimizer, moved_rows
         self.eps, self.beta1, self.beta2 = eps, beta1, beta2
         self.states: list[dict[str, Tensor]] = [
             {
@@ -130,18 +141,20 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
 
     @torch.no_grad()
     def update(self, ids: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-        """One optimizer step on the rows that occur; all others keep weight and state.
+        """One optimizer step on the rows that occur; others keep weight and state, or move too.
 
         Args:
             ids: of each table, [N].
             grads: of their rows, [N, D]; None where a table's rows were not used.
         """
         self.iter += 1
+        step = _STEPS[self.host_optimizer, self.moved_rows]
         for number, (row_N, grad_ND) in enumerate(zip(ids, grads, strict=True)):
+            home = Home(self.table(number), self.states[number])
             if grad_ND is not None:
-                row_U, grad_UD = sum_equal_rows(row_N, grad_ND.float())
-                home = Home(self.table(number), self.states[number])
-                _STEPS[self.host_optimizer](self, home, row_U, grad_UD)
+                step(self, home, *sum_equal_rows(row_N, grad_ND.float()))
+            elif self.moved_rows == "every":
+                step(self, home, row_N[:0], home.weight[:0])
 
     def get_optimizer_state(self) -> list[dict[str, Tensor]]:
         """Optimizer state by table, under FBGEMM's names."""
@@ -182,14 +195,37 @@ def _rowwise_adagrad(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Ten
 
 
 def _adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
-    """PyTorch's own fused Adam, on the rows that occur."""
     homes = (home.weight, home.states["exp_avg"], home.states["exp_avg_sq"])
-    weight_UD, first_UD, second_UD = (home.index_select(0, row_U) for home in homes)
+    values = [home.index_select(0, row_U) for home in homes]
+    _torch_adam(tables, values, grad_UD)
+    for whole, value_UD in zip(homes, values, strict=True):
+        whole.index_copy_(0, row_U, value_UD)
+
+
+def _dense_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
+    """Adam on all rows, block by block: the gradient of those that do not occur is 0."""
+    homes = (home.weight, home.states["exp_avg"], home.states["exp_avg_sq"])
+    rows, width = home.weight.shape
+    block = min(rows, max(1, _DENSE_STEP // width))
+    starts = list(range(0, rows, block))
+    bounds = torch.searchsorted(row_U, torch.tensor([*starts, rows])).tolist()
+    grad_BD = torch.zeros(block, width)
+    for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
+        inside_U = row_U[first:last] - start
+        grad_BD.index_copy_(0, inside_U, grad_UD[first:last])
+        values = [home[start : start + block] for home in homes]
+        _torch_adam(tables, values, grad_BD[: len(values[0])])
+        grad_BD.index_fill_(0, inside_U, 0.0)
+
+
+def _torch_adam(tables: HostTables, values: Sequence[Tensor], grad: Tensor) -> None:
+    """PyTorch's own fused Adam, in place on weights, first and second moments."""
+    weight, first, second = values
     adam(
-        [weight_UD],
-        [grad_UD],
-        [first_UD],
-        [second_UD],
+        [weight],
+        [grad],
+        [first],
+        [second],
         [],
         [tables.iter[0].float() - 1],
         fused=True,
@@ -201,8 +237,6 @@ def _adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> Non
         eps=tables.eps,
         maximize=False,
     )
-    for whole, value_UD in zip(homes, (weight_UD, first_UD, second_UD), strict=True):
-        whole.index_copy_(0, row_U, value_UD)
 
 
 def _partial_rowwise_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
@@ -218,9 +252,10 @@ def _partial_rowwise_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD
     _sgd(tables, home, row_U, first_UD.div_(1 - tables.beta1**step) / root_U.unsqueeze(1))
 
 
-_STEPS: dict[EmbOptimType, Callable[[HostTables, Home, Tensor, Tensor], None]] = {
-    EmbOptimType.EXACT_SGD: _sgd,
-    EmbOptimType.EXACT_ROWWISE_ADAGRAD: _rowwise_adagrad,
-    EmbOptimType.ADAM: _adam,
-    EmbOptimType.PARTIAL_ROWWISE_ADAM: _partial_rowwise_adam,
+_STEPS: dict[tuple[EmbOptimType, MovedRows], Callable[[HostTables, Home, Tensor, Tensor], None]] = {
+    (EmbOptimType.EXACT_SGD, "present"): _sgd,
+    (EmbOptimType.EXACT_ROWWISE_ADAGRAD, "present"): _rowwise_adagrad,
+    (EmbOptimType.ADAM, "present"): _adam,
+    (EmbOptimType.ADAM, "every"): _dense_adam,
+    (EmbOptimType.PARTIAL_ROWWISE_ADAM, "present"): _partial_rowwise_adam,
 }

@@ -105,6 +105,18 @@ class Requests:
             clock=self.clock and self.clock.of_requests(keep),
         )
 
+    def with_targets_apart(self) -> Requests:
+        """Each target as a request of its own, with the history that they share."""
+        request_T = np.repeat(np.arange(len(self)), np.diff(self.target_offset))
+        return replace(
+            self,
+            start=self.start[request_T],
+            end=self.end[request_T],
+            user=self.user[request_T],
+            target_offset=np.arange(request_T.size + 1) + self.target_offset[0],
+            clock=self.clock and self.clock.of_requests(request_T),
+        )
+
     def targets_of(self, chosen: np.ndarray) -> np.ndarray:
         """Targets of each chosen request."""
         return self.target_offset[chosen + 1] - self.target_offset[chosen]

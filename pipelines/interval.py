@@ -33,9 +33,9 @@ class Clock:
     buckets: int
     """Buckets of behaviours."""
 
-    def of_requests(self, keep: np.ndarray) -> Clock:
-        """The same for some requests; `keep` is True for those, [R]."""
-        return replace(self, request=self.request[keep])
+    def of_requests(self, chosen: np.ndarray) -> Clock:
+        """The same for some requests; `chosen` is True for those, [R], or has their numbers."""
+        return replace(self, request=self.request[chosen])
 
     def buckets_of(
         self, behaviours: np.ndarray, requests: np.ndarray, length: np.ndarray

@@ -12,7 +12,7 @@ from pipelines.ids import IdMode, IdRules, hash_ids, rows_option
 from pipelines.interval import MOST_BUCKETS
 from pipelines.parquet import list_row_groups, read_requests
 from pipelines.schema import FEATURES, INTERVAL, DatasetSchema, Layout, is_feature_name
-from pipelines.stream import RequestDataset, StreamConfig
+from pipelines.stream import EpochOrder, RequestDataset, StreamConfig, Targets
 
 Split = Literal["train", "val", "test"]
 _COLLISION_SAMPLE = 4_000_000
@@ -45,6 +45,16 @@ class DataConfig:
     """Behaviours of stored histories at which these end too: 16 bytes each, so 2 GiB a reader (each
     rank has `data.workers` of them, at least one); 8 bytes more for each feature beyond item and
     category. One row group is always read whole."""
+    targets: Targets = "together"
+    """`together`: a request's targets are in one batch and share its history there. `apart`: each
+    is a request of its own, shuffled alone, as in the paper's released code; its history is then
+    read and looked up once for each."""
+    epoch_order: EpochOrder = "new"
+    """`new`: each epoch is shuffled anew. `same`: all go through the order of the first, as in the
+    paper's released code."""
+    drop_last_evaluation: bool = False
+    """Leave out the last batch of val and of test where it is not full, as the paper's released
+    code does; each reader leaves out its own."""
     ids: IdMode = "check"
     """`check`: an id outside its table is an error. `hash`: ids are hashed into the table, those of
     further features as well; only their 0, which is what a target without them has, stays 0."""
@@ -174,6 +184,9 @@ def make_dataset(
         seed=seed,
         ids=ids,
         behaviours_per_batch=config.behaviours_per_batch,
+        targets=config.targets,
+        epoch_order=config.epoch_order,
+        last_batch="drop" if config.drop_last_evaluation and split != "train" else "keep",
     )
     return RequestDataset(groups, stream, rank=rank, world=world)
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED_PLACES = 16
 _NEVER = 1 << 60
+_UNTOLD = {"data.targets": "together", "data.epoch_order": "new"}
+"""What decides the order of requests, and places of earlier versions do not tell."""
 
 
 class BatchStream(Iterator[Batch]):
@@ -172,7 +174,7 @@ class BatchStream(Iterator[Batch]):
             ValueError: something that decides the order of the requests is not as it was.
         """
         for name, value in self._dataset.order().items():
-            earlier = place["order"].get(name)
+            earlier = place["order"].get(name, _UNTOLD.get(name))
             if earlier != value:
                 raise ValueError(
                     f"{name} is {value}, the checkpoint was written with {earlier}; "

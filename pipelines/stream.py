@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -18,6 +18,13 @@ from pipelines.ids import IdRules
 from pipelines.parquet import RowRange, read_requests, shuffled
 from pipelines.place import Place, Share, share_after, window_key
 from pipelines.schema import Layout
+
+EpochOrder = Literal["new", "same"]
+"""Whether an epoch has an order of its own or that of the first."""
+Targets = Literal["together", "apart"]
+"""Whether a request's targets are in one batch, or each is a request of its own."""
+LastBatch = Literal["keep", "drop"]
+"""What becomes of a reader's last batch where another request would have fitted in."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class StreamConfig:
     ids: IdRules
     behaviours_per_batch: int = 0
     """Behaviours of a batch at most; 0 for any number."""
+    targets: Targets = "together"
+    epoch_order: EpochOrder = "new"
+    last_batch: LastBatch = "keep"
 
 
 class Read(NamedTuple):
@@ -86,6 +96,8 @@ class RequestDataset(IterableDataset[Read]):
             "data.shuffle_requests": self.config.shuffle_requests,
             "data.shuffle_behaviours": self.config.shuffle_behaviours,
             "data.layout": self.config.layout,
+            "data.targets": self.config.targets,
+            "data.epoch_order": self.config.epoch_order,
             "number of row groups": len(self.groups),
             "number of rows": sum(group.stop for group in self.groups),
         }
@@ -100,8 +112,9 @@ class RequestDataset(IterableDataset[Read]):
         workers, number = (info.num_workers, info.id) if info else (1, 0)
         worker = (number + start.first_worker) % workers
         ranges = self.groups
+        epoch = start.epoch if self.config.epoch_order == "new" else 0
         if self.config.shuffle_requests > 0:
-            ranges = shuffled(ranges, _mix(self.config.seed, start.epoch))
+            ranges = shuffled(ranges, _mix(self.config.seed, epoch))
         share = share_after(
             ranges,
             start.cuts,
@@ -109,7 +122,7 @@ class RequestDataset(IterableDataset[Read]):
             readers=self.world * workers,
         )
         place = start.places[worker] if start.places else Place()
-        reader = _Reader(self.config, share, start.epoch)
+        reader = _Reader(self.config, share, epoch)
         return (Read(batch, worker, after) for batch, after in reader.batches(place))
 
 
@@ -182,7 +195,10 @@ class _Reader:
                     filling = self._empty()
             place = Place(place.window + 1, place.next_range, place.next_range)
         if filling.parts:
-            yield collate(filling.parts), place
+            last = collate(filling.parts)
+            full = filling.targets_left < last.num_targets
+            if full or self.config.last_batch == "keep":
+                yield last, place
 
     def _empty(self) -> _Filling:
         anything = np.iinfo(np.int64).max // 2
@@ -210,12 +226,13 @@ class _Reader:
         return window, place._replace(next_range=following, requests=len(window))
 
     def _read(self, rows: RowRange) -> Requests:
-        return read_requests(
+        requests = read_requests(
             rows,
             layout=self.config.layout,
             history_length=self.config.history_length,
             ids=self.config.ids,
         )
+        return requests.with_targets_apart() if self.config.targets == "apart" else requests
 
     def _shuffle(
         self, tables: list[Requests], key: tuple[int, ...], start: int = 0, stop: int | None = None

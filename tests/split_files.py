@@ -14,7 +14,7 @@ import torch
 from pipelines.batch import Batch
 from pipelines.ids import IdRules
 from pipelines.schema import LAYOUTS, Layout
-from pipelines.stream import Read, StreamConfig
+from pipelines.stream import EpochOrder, LastBatch, Read, StreamConfig, Targets
 
 ROWS = {"item": 100_000, "category": 50}
 Seen = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[float, ...]]
@@ -157,6 +157,9 @@ def stream_config(
     seed: int = 1,
     rows: dict[str, int] | None = None,
     behaviours_per_batch: int = 0,
+    targets: Targets = "together",
+    epoch_order: EpochOrder = "new",
+    last_batch: LastBatch = "keep",
 ) -> StreamConfig:
     return StreamConfig(
         layout=layout,
@@ -167,6 +170,9 @@ def stream_config(
         seed=seed,
         ids=IdRules(rows or ROWS, "check"),
         behaviours_per_batch=behaviours_per_batch,
+        targets=targets,
+        epoch_order=epoch_order,
+        last_batch=last_batch,
     )
 
 

@@ -110,10 +110,11 @@ def read_planning(config: TrainConfig, schema: DatasetSchema, machines: Topology
     """The planner config of a run; its tables have the precisions of the saved plan, if any.
 
     Raises:
-        ValueError: it is wrong, one line a mistake.
+        ValueError: it is wrong, one line a mistake, or its device does not know the optimizer.
     """
     sketch = build_task(config, schema, torch.device("meta"))
     planning = load_plan_config(config.sharding.plan, table_kinds(sketch), machines.device)
+    config.optim.sparse.check_device((planning.topology or machines).device)
     return with_saved_precisions(planning, config.sharding.saved_plan)
 
 
@@ -158,12 +159,12 @@ def describe_sizes(run: ShardedRun, schema: DatasetSchema, context: RunContext) 
 def expected_steps(config: TrainConfig, schema: DatasetSchema, world: int) -> int | None:
     """Steps a run will have; an estimate where requests differ in targets or behaviours."""
     train, data = schema.splits["train"], config.data
-    targets = max(1.0, train.targets / max(1, train.requests))
-    batch = max(1, int(data.batch_size / targets))
+    requests = train.requests if data.targets == "together" else train.targets
+    batch = max(1, int(data.batch_size / _targets_a_request(data, schema)))
     if data.behaviours_per_batch:
         behaviours = mean_ids(data, schema)["history_item"]
         batch = min(batch, max(1, int(data.behaviours_per_batch / behaviours)))
-    steps = config.loop.epochs * math.ceil(train.requests / world / batch)
+    steps = config.loop.epochs * math.ceil(requests / world / batch)
     return min(steps, config.loop.steps) if config.loop.steps else steps
 
 
@@ -173,12 +174,19 @@ def mean_ids(
     """Mean ids a request by key of a batch: what the planner calls pooling factors."""
     train = schema.splits["train"]
     history = min(float(config.history_length), train.history_length["mean"])
-    targets = train.targets / max(1, train.requests)
+    targets = _targets_a_request(config, schema)
     return {
         f"{side}_{name}": max(1.0, ids)
         for side, ids in (("history", history), ("target", targets))
         for name in features
     }
+
+
+def _targets_a_request(config: DataConfig, schema: DatasetSchema) -> float:
+    """As the stream hands requests out, in the mean."""
+    train = schema.splits["train"]
+    together = config.targets == "together"
+    return max(1.0, train.targets / max(1, train.requests)) if together else 1.0
 
 
 def open_stream(

@@ -35,6 +35,11 @@ class LoopConfig:
     overlap: Overlap = "sparse_dist"
     """What of the next batch is done while one computes: `plain` nothing, `sparse_dist` the
     exchange of its ids, `prefetch` (CUDA) also the filling of caches of tables in host memory."""
+    released_metrics: bool = False
+    """Tell in each evaluation what the paper's released code would, beside the exact metrics: an
+    AUC that does not know ties (auc_released), the mean AUC of the target categories
+    (category_auc_released), a log loss with the auxiliary loss in it (logloss_released). They
+    depend on the order of the rows: one process, and `data.workers` at most 1."""
     check_loss_every: int = 20
     """Steps between looks at the losses since the last look, which end the run where one is not
     finite; there is a look before each evaluation and checkpoint too."""
@@ -87,8 +92,12 @@ class TrainConfig:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
 
-    def check(self, schema: DatasetSchema) -> None:
-        """Check what needs two sections or the data, all of it before anything starts.
+    def check(self, schema: DatasetSchema, world: int) -> None:
+        """Check what needs two sections, the data or the job, all of it before anything starts.
+
+        Args:
+            schema: of the data.
+            world: ranks of the job.
 
         Raises:
             ValueError: with every problem, one a line.
@@ -113,6 +122,7 @@ class TrainConfig:
                 f"sharding.communication.forward is int8, unpooled tables are {narrow} wide; it "
                 "needs multiples of 32: choose such widths, or bf16"
             )
+        problems += [*self._order_problems(world), *self._dropped_problems(schema, world)]
         for check in (
             lambda: self.data.rows(schema, self.model.embeddings.features),
             lambda: check_preset(self.model),
@@ -123,6 +133,27 @@ class TrainConfig:
                 problems.append(str(error))
         if problems:
             raise ValueError("\n".join(problems))
+
+    def _order_problems(self, world: int) -> list[str]:
+        """Why the rows of a split would not be scored in their order."""
+        told = "loop.released_metrics depend on the order of the rows, and"
+        found = ((world, "there are {} ranks"), (self.data.workers, "data.workers is {}"))
+        return [
+            f"{told} {what.format(count)}; at most 1"
+            for count, what in found
+            if self.loop.released_metrics and count > 1
+        ]
+
+    def _dropped_problems(self, schema: DatasetSchema, world: int) -> list[str]:
+        """Splits of which no full batch would be left."""
+        readers = world * max(1, self.data.workers)
+        targets = {name: split.targets for name, split in schema.splits.items() if name != "train"}
+        return [
+            f"data.drop_last_evaluation leaves nothing of data.{name}: it has {count} targets, a "
+            f"batch of each of {readers} readers has data.batch_size {self.data.batch_size}"
+            for name, count in targets.items()
+            if self.data.drop_last_evaluation and count < readers * self.data.batch_size
+        ]
 
     def _unpooled_widths(self) -> list[int]:
         """Widths of unpooled tables that are no multiples of 32."""

@@ -13,8 +13,10 @@ from pipelines.overlap import Overlap, make_pipeline
 from pipelines.planted import Planted
 from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
+from trainer.config import LoopConfig
 from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
+from trainer.released_metrics import ReleasedMetrics
 from trainer.report import AttentionSummary
 from trainer.task import StepOutput
 
@@ -45,10 +47,10 @@ def evaluate(
     run: ShardedRun,
     stream: BatchStream,
     context: RunContext,
+    config: LoopConfig,
     *,
     history_length: int,
     planted: Planted | None,
-    overlap: Overlap,
 ) -> Evaluation:
     """Score every target of a split once, on all ranks together; a collective.
 
@@ -57,15 +59,20 @@ def evaluate(
             be the same on all ranks.
         stream: one epoch of the split.
         context: of this process.
+        config: what of the next batch is done while one is scored, and which metrics are told.
         history_length: positions there can be.
         planted: the data's true attention, where it is known.
-        overlap: what of the next batch is done while one is scored.
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
-    for batch, output in score_batches(run, stream, context, overlap):
+    released = ReleasedMetrics() if config.released_metrics else None
+    for batch, output in score_batches(run, stream, context, config.overlap):
         metrics.update(output.logit_T, output.label_T, output.weight_T, output.user_T)
         attention.update(batch, output)
+        if released is not None:
+            released.update(output, batch.features["target_category"].values())
     values = metrics.compute(context.control)
+    if released is not None:
+        values |= released.compute()
     curve = metrics.calibration_curve() if context.is_main else {}
     return Evaluation(values, curve, attention.compute())
 

@@ -24,7 +24,7 @@ from trainer.distributed import RunContext
 from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
 from trainer.manifest import Manifest
-from trainer.outcome import RESULT_METRICS, finite, leave_result, make_result, write_json
+from trainer.outcome import finite, leave_result, make_result, told, write_json
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.step_probe import StepProbe
 from trainer.task import StepOutput
@@ -50,7 +50,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, context: RunContext, config_yaml: str) -> None:
         self.config, self.context, self.config_yaml = config, context, config_yaml
         self.schema: DatasetSchema = load_schema(config.data.schema)
-        config.check(self.schema)
+        config.check(self.schema, context.world)
         self.folder = Path(config.out_dir) / config.name
         self.run = build(config, self.schema, context)
         self.checkpoints = Checkpoints(
@@ -194,7 +194,7 @@ class Trainer:
     def _evaluate(self, telemetry: Telemetry) -> None:
         self.metrics = self.evaluate("val").metrics
         check_scores(self.metrics, self.step)
-        telemetry.log(self.step, {f"eval/{name}": self.metrics[name] for name in RESULT_METRICS})
+        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(self.metrics).items()})
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
@@ -241,10 +241,10 @@ class Trainer:
             self.run,
             open_stream(config, split, self.schema, self.context),
             self.context,
+            config.loop,
             history_length=config.data.history_length,
             # What is planted goes by category id, which hashing changes.
             planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
-            overlap=config.loop.overlap,
         )
         # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
         set_optimizer_step(self.run.model, self.step)

@@ -14,11 +14,12 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-SparseOptimizer = Literal["rowwise_adagrad", "adam", "partial_rowwise_adam", "sgd"]
+SparseOptimizer = Literal["rowwise_adagrad", "adam", "dense_adam", "partial_rowwise_adam", "sgd"]
 
 _SPARSE = {
     "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
     "adam": EmbOptimType.ADAM,
+    "dense_adam": EmbOptimType.ADAM,
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
     "sgd": EmbOptimType.EXACT_SGD,
 }
@@ -28,13 +29,14 @@ _SPARSE = {
 class SparseOptimizerConfig:
     """Optimizer of the item and category tables, fused into their backward.
 
-    Only rows that occur in a batch move; PyTorch's dense Adam would go on moving the others by
-    momentum, so `adam` here and the paper's released code are not the same optimizer.
+    Only rows that occur in a batch move, but for `dense_adam`, which goes on moving the others by
+    momentum: it is PyTorch's Adam of a dense parameter, and so the paper's released code.
     """
 
     name: SparseOptimizer = "adam"
     """`rowwise_adagrad` keeps one number a row, `partial_rowwise_adam` a row and one number,
-    `adam` two rows, `sgd` nothing."""
+    `adam` two rows, `sgd` nothing. `dense_adam` (CPU only) keeps two rows too, and moves every row
+    of every table each step."""
     learning_rate: float = 0.01
     """Before the schedule."""
     eps: float = 1e-8
@@ -56,7 +58,24 @@ class SparseOptimizerConfig:
         }
         if "adam" in self.name:
             params |= {"beta1": self.beta1, "beta2": self.beta2}
+        if self.name == "dense_adam":
+            params["moved_rows"] = "every"  # For `HostTables`; no kernel of FBGEMM knows it.
         return params
+
+    def check_device(self, device: str) -> None:
+        """Make sure that a device's kernels know the optimizer.
+
+        Args:
+            device: `cpu` or `cuda`.
+
+        Raises:
+            ValueError: `dense_adam` without a CPU.
+        """
+        if self.name == "dense_adam" and device != "cpu":
+            raise ValueError(
+                f"optim.sparse.name is dense_adam, the device is {device}: FBGEMM's kernels there "
+                "move rows of the batch only; use adam, or train on CPU (CUDA_VISIBLE_DEVICES=)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,19 @@ from trainer.evaluate import Evaluation
 from trainer.manifest import Manifest
 from trainer.memory import peak_memory_bytes
 from trainer.plan_job import Placement
+from trainer.released_metrics import RELEASED_METRICS
 from trainer.report import ReportData, write_report
 from trainer.telemetry import read_metrics
 
 logger = logging.getLogger(__name__)
 
 RESULT_METRICS = ("auc", "gauc", "gauc_users", "ne", "logloss", "accuracy", "calibration")
+
+
+def told(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of an evaluation's metrics, those a reader of results wants."""
+    names = (*RESULT_METRICS, *RELEASED_METRICS)
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 def make_result(
@@ -54,7 +61,7 @@ def make_result(
             "name": config.name,
             "preset": config.model.preset,
             "split": split,
-            **{name: metrics[name] for name in RESULT_METRICS},
+            **told(metrics),
             "oracle_auc": oracle_auc,
             "val_auc": best.metrics.get("auc", math.nan) if best else math.nan,
             "best_step": best.step if best else step,

@@ -59,7 +59,9 @@ def test_every_option_has_an_explanation():
 def test_a_recipe_says_only_what_there_is(recipe):
     config, _, _ = parse_run(run_parser("test", ""), [f"--config={recipe}"])
     assert config.name == recipe.stem
-    assert config.model.preset == recipe.stem.split("_")[1]
+    source, _, preset = recipe.stem.removeprefix("parity_").partition("_")
+    assert config.model.preset == preset
+    assert config.data.train == f"data/{source}/train"
     told = yaml.safe_load(recipe.read_text())
     assert config.data.history_length == told["data"]["history_length"]
     uses = config.model.embeddings.uses

@@ -130,6 +130,14 @@ def test_copies_need_the_one_optimizer_that_can_be_averaged():
     assert "set optim.sparse.name rowwise_adagrad" in outcome.err
 
 
+def test_dense_adam_is_refused_on_gpus_before_anything_is_placed():
+    (plan,) = (path for path in PLANS if path.stem == "1x8_h200")
+    outcome = dare("plan", *BILLION, "--optim.sparse.name=dense_adam", f"--plan={plan}")
+    assert (outcome.code, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    assert "optim.sparse.name is dense_adam, the device is cuda" in line
+
+
 def test_without_data_and_without_sizes_the_missing_schema_is_told():
     outcome = dare("plan", "--data.schema=nowhere.json")
     assert outcome.code == 2

@@ -43,6 +43,7 @@ def _straight(data, out, optimizer):
         ("adam", 11),
         ("rowwise_adagrad", 6),
         ("partial_rowwise_adam", 6),
+        ("dense_adam", 6),
         ("sgd", 6),
     ],
 )

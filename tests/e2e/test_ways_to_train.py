@@ -23,6 +23,8 @@ def _train(data, out, *options):
         ["--model.preset=twin"],
         ["--loop.precision=bfloat16"],
         ["--optim.sparse.name=partial_rowwise_adam", "--optim.dense.name=adamw"],
+        ["--optim.sparse.name=dense_adam"],
+        ["--data.targets=apart"],
         ["--optim.sparse.name=sgd", "--optim.dense.name=sgd", "--optim.dense.clip_norm=1"],
         ["--model.head.norm=layer", "--model.head.auxiliary_weight=0"],
         ["--model.head.inputs=product", "--model.attention.scale=joint"],
@@ -77,6 +79,46 @@ def test_what_a_device_or_a_width_cannot_do_does_not_start(data, tmp_path, optio
     (line,) = outcome.err.splitlines()
     assert told in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_released_metrics_are_told_in_each_evaluation_where_asked_for(data, tmp_path):
+    _, result = _train(data, tmp_path, "--loop.released_metrics=true", "--loop.evaluate_every=5")
+    for name in ("auc", "category_auc", "logloss"):
+        steps = rows_of(tmp_path / "run", f"eval/{name}_released")
+        assert list(steps) == [5, 10]
+        assert math.isfinite(result[f"{name}_released"])
+    # Scores hardly tie here: half a negative of about 900 is all that parts the two.
+    assert 0 < result["auc"] - result["auc_released"] < 1 / 900
+    assert result["logloss_released"] > result["logloss"] + 0.3
+    scored = dare("evaluate", f"--config={tmp_path / 'run' / 'config.yaml'}").result
+    assert scored["auc_released"] == result["auc_released"]
+    _, without = _train(data, tmp_path, "--name=without")
+    assert "auc_released" not in without
+    refused = dare("train", *data, "--loop.released_metrics=true", "--data.workers=2")
+    assert "data.workers is 2; at most 1" in refused.err
+
+
+def test_accuracy_stands_beside_the_other_metrics(data, tmp_path):
+    _, result = _train(data, tmp_path, "--loop.evaluate_every=5")
+    steps = rows_of(tmp_path / "run", "eval/accuracy")
+    assert list(steps) == [5, 10]
+    assert 0.5 < steps[10] < 1
+    assert 0.5 < result["accuracy"] < 1
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_of_val_and_test_where_asked_for(data, tmp_path):
+    """Of 1,200 targets two batches of 512 stay; training keeps all of its own."""
+    run = ["--data.drop_last_evaluation=true", "--loop.steps=2"]
+    _train(data, tmp_path, *run)
+    config = f"--config={tmp_path / 'run' / 'config.yaml'}"
+    assert [dare("evaluate", config, f"--split={s}").result["samples"] for s in TARGETS] == [
+        *(TARGETS["train"], 1024, 1024)
+    ]
+    refused = dare("train", *data, run[0], "--data.batch_size=1201")
+    told = [line.partition("leaves ")[2] for line in refused.err.splitlines()]
+    assert [line.partition(":")[0] for line in told] == [
+        f"nothing of data.{s}" for s in ("val", "test")
+    ]
 
 
 def test_workers_read_every_target_once(data, tmp_path):

@@ -17,8 +17,9 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 
+from modules import host_tables
 from modules.host_kernels import HostBagKernel, HostKernel, host_kernels
-from modules.host_tables import HostTables, sum_equal_rows
+from modules.host_tables import HostTables, MovedRows, sum_equal_rows
 
 RATE, EPS, BETA1, BETA2 = 0.1, 1e-3, 0.9, 0.99
 WIDTH = 4
@@ -27,9 +28,10 @@ STEPS = [([0, 2, 2, 5], [1, 1]), ([2, 2, 2], [4]), ([], [1, 0]), ([0], [])]
 """Ids of the first and of the second table in each step; rows 1, 3, 4 and 2, 3 never occur."""
 
 
-def make_tables(optimizer: EmbOptimType) -> HostTables:
+def make_tables(optimizer: EmbOptimType, moved_rows: MovedRows = "present") -> HostTables:
     tables = HostTables(
         optimizer=optimizer,
+        moved_rows=moved_rows,
         learning_rate=RATE,
         eps=EPS,
         beta1=BETA1,
@@ -126,6 +128,59 @@ def test_rows_that_do_not_occur_keep_weight_and_state(optimizer: EmbOptimType) -
         assert state[present].flatten(1 if state.dim() > 1 else 0).ne(0).all()
 
 
+@pytest.mark.parametrize("block_numbers", [1 << 22, 3 * WIDTH, 1])
+def test_dense_adam_is_torchs_adam_of_a_dense_parameter_for_twenty_steps(
+    monkeypatch: pytest.MonkeyPatch, block_numbers: int
+) -> None:
+    """Whatever it steps at once: a whole table, three rows, one."""
+    monkeypatch.setattr(host_tables, "_DENSE_STEP", block_numbers)
+    tables = make_tables(EmbOptimType.ADAM, "every")
+    dense = [torch.nn.Parameter(tables.table(t).clone()) for t in range(2)]
+    adam = torch.optim.Adam(dense, RATE, (BETA1, BETA2), EPS, foreach=False)
+    generator = torch.Generator().manual_seed(5)
+    for number in range(20):
+        # Row 1 of the first table occurs in the first step only, row 4 of the second never.
+        counts = [(0, 3, 8)[number % 3], (4, 0)[number % 2]]
+        ids = [
+            torch.randint(2, ROWS[0], (counts[0],), generator=generator),
+            torch.randint(0, ROWS[1] - 1, (counts[1],), generator=generator),
+        ]
+        ids[0] = torch.tensor([1, 1]) if number == 0 else ids[0]
+        weight = [gradient(2 * number + t, len(ids[t])) for t in range(2)]
+        sum((r * w).sum() for r, w in zip(tables.rows(ids), weight, strict=True)).backward()
+        adam.zero_grad(set_to_none=False)
+        sum((p[i] * w).sum() for p, i, w in zip(dense, ids, weight, strict=True)).backward()
+        adam.step()
+        for t in range(2):
+            torch.testing.assert_close(tables.table(t), dense[t].detach(), rtol=0, atol=1e-6)
+            for name, state in tables.states[t].items():
+                torch.testing.assert_close(state, adam.state[dense[t]][name], rtol=1e-6, atol=1e-7)
+    assert int(tables.iter) == 20
+
+
+def test_dense_adam_moves_absent_rows_by_momentum_also_where_no_row_is_present() -> None:
+    tables = make_tables(EmbOptimType.ADAM, "every")
+    start = matrix(tables)
+    for ids in ([1], []):
+        indices = torch.tensor(ids, dtype=torch.long)
+        tables(indices, torch.tensor([0, len(ids), len(ids)])).sum().backward()
+    # The gradient was 1, then 0: m = 0.1 and 0.09, v = 0.01 and 0.0099, each over its 1 - beta^n.
+    first = RATE * 1.0 / (1.0 + EPS)
+    second = RATE * (0.09 / (1 - 0.9**2)) / ((0.0099 / (1 - 0.99**2)) ** 0.5 + EPS)
+    moved = start - matrix(tables)
+    torch.testing.assert_close(moved[1], torch.full((WIDTH,), first + second))
+    assert moved[[0, 2, *range(3, sum(ROWS))]].eq(0).all()
+
+
+def test_dense_adam_moves_a_table_that_the_loss_does_not_use() -> None:
+    tables = make_tables(EmbOptimType.ADAM, "every")
+    both = [torch.tensor([1]), torch.tensor([2])]
+    sum(rows.sum() for rows in tables.rows(both)).backward()
+    before = tables.table(1)[2].clone()
+    tables.rows(both)[0].sum().backward()
+    assert tables.table(1)[2].lt(before).all()
+
+
 def test_lookup_is_an_index_select_in_the_order_of_the_ids() -> None:
     tables = make_tables(EmbOptimType.EXACT_SGD)
     indices = torch.tensor([5, 0, 5, 4, 0, 1])
@@ -163,6 +218,8 @@ def test_an_id_outside_all_tables_is_an_error() -> None:
 def test_an_unknown_optimizer_is_an_error_that_names_the_known() -> None:
     with pytest.raises(ValueError, match=r"lamb is not known on CPU.*adam"):
         make_tables(EmbOptimType.LAMB)
+    with pytest.raises(ValueError, match=r"sgd is not known on CPU with moved rows every"):
+        make_tables(EmbOptimType.EXACT_SGD, "every")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.interval import Clock
 
 KEYS = ["history_item", "history_category", "target_item", "target_category"]
 
@@ -41,6 +42,18 @@ def test_a_batch_follows_the_chosen_order_and_its_targets_stay_with_their_reques
     assert batch.user.tolist() == [8, 7, 7, 7]
     assert batch.features.stride() == 3
     assert batch.features.keys() == KEYS
+
+
+def test_targets_apart_each_have_the_history_the_user_and_the_moment_of_their_request() -> None:
+    clock = Clock(behaviour=np.array([5, 9, 9]), request=np.array([9, 10, 0]), unit=1, buckets=9)
+    apart = dataclasses.replace(two_lives(), clock=clock).with_targets_apart()
+    batch = collate([(apart, np.arange(len(apart)))])
+    assert values(batch, "target_item") == [[21], [22], [23], [24]]
+    assert values(batch, "history_item") == [[12, 11], [13, 12], [13, 12], []]
+    # 9 before 9 and 5 before 9, then 9 and 9 before 10.
+    assert values(batch, "history_interval") == [[1, 4], [2, 2], [2, 2], []]
+    assert batch.label.tolist() == [1, 0, 1, 0]
+    assert batch.user.tolist() == [7, 7, 7, 8]
 
 
 def test_sizes_and_weights_are_those_of_the_requests() -> None:

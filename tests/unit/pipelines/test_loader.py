@@ -200,8 +200,30 @@ def test_a_resume_with_another_order_of_requests_is_refused_by_name(split: str) 
         open_stream(split, seed=2).restore(place)
     with pytest.raises(ValueError, match=r"data\.shuffle_requests is 3, .* written with 20"):
         open_stream(split, shuffle_requests=3).restore(place)
+    with pytest.raises(ValueError, match=r"data\.epoch_order is same, .* written with new"):
+        open_stream(split, epoch_order="same").restore(place)
+    with pytest.raises(ValueError, match=r"data\.targets is apart, .* written with together"):
+        open_stream(split, targets="apart").restore(place)
     with pytest.raises(ValueError, match=r"number of row groups is 7, .* written with 10"):
         open_stream(f"{split}/a.parquet").restore(place)
+
+
+def test_a_place_of_before_there_was_a_choice_is_gone_on_from(split: str) -> None:
+    stream = open_stream(split)
+    first = flat_batch(next(stream))
+    place = through_json(stream.place_after(1))
+    del place["order"]["data.epoch_order"], place["order"]["data.targets"]
+    resumed = open_stream(split)
+    resumed.restore(place)
+    assert [first, *flat_batches(resumed)] == flat_batches(open_stream(split))
+
+
+def test_resuming_a_later_epoch_of_the_same_order_goes_on_in_it(split: str) -> None:
+    batches, places = with_places(open_stream(split, epoch_order="same"))
+    stream = open_stream(split, epoch_order="same")
+    given = len(batches) * 2 // 3 - 1
+    stream.restore(places[given - 1])
+    assert flat_batches(stream) == [flat_batch(batch) for batch in batches[given:]]
 
 
 def test_an_empty_split_ends_at_once(tmp_path: Path) -> None:

@@ -106,6 +106,54 @@ def test_without_shuffling_requests_come_in_the_order_of_the_files(split: str) -
 
 
 @pytest.mark.parametrize("layout", ["user", "request"])
+def test_targets_apart_are_shuffled_alone_and_keep_their_history(
+    tmp_path: Path, layout: Layout
+) -> None:
+    path = write_users(tmp_path / "a.parquet", USERS, layout=layout)
+    config = stream_config(layout=layout, targets="apart", shuffle_requests=1000)
+    batches = batches_of(dataset(path, config))
+    alone = [
+        (user, items, categories, (target,), (label,))
+        for user, items, categories, targets, labels in expected_requests(USERS, 5)
+        for target, label in zip(targets, labels, strict=True)
+    ]
+    seen = requests_of(batches)
+    assert sorted_requests(seen) == alone
+    assert seen != alone
+    assert [batch.label.numel() for batch in batches[:-1]] == [8] * (len(alone) // 8)
+
+
+def test_epochs_have_orders_of_their_own_unless_all_shall_have_the_first(split: str) -> None:
+    for order, same in (("new", False), ("same", True)):
+        data = dataset(split, stream_config(epoch_order=order))
+        first, second = (requests_of(batches_of(data)) for _ in range(2))
+        assert (first == second) is same
+        assert sorted_requests(first) == sorted_requests(second) == expected_requests(USERS, 5)
+
+
+@pytest.mark.parametrize("users", [1, 7, 8, 9])
+def test_a_last_batch_that_is_not_full_can_be_left_out(tmp_path: Path, users: int) -> None:
+    """Requests of two targets each, of which batches of 7 hold three; one more would not fit."""
+    some = [
+        User(u, [1], [1], [Request(1, [50_000 + 2 * u, 50_001 + 2 * u], [1, 1], [1.0, 0.0])])
+        for u in range(users)
+    ]
+    path = write_users(tmp_path / "a.parquet", some, rows_per_group=1)
+    whole, cut = (
+        [
+            batch.label.numel()
+            for batch in batches_of(
+                dataset(path, stream_config(batch_size=7, shuffle_requests=2, last_batch=last))
+            )
+        ]
+        for last in ("keep", "drop")
+    )
+    assert sum(whole) == 2 * users
+    assert cut == [6] * (users // 3)
+    assert len(whole) - len(cut) == (users % 3 > 0)
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
 def test_a_window_ends_at_so_many_behaviours(tmp_path: Path, layout: Layout) -> None:
     path = write_users(tmp_path / "a.parquet", USERS, layout=layout, rows_per_group=2)
     config = stream_config(layout=layout, shuffle_requests=1000, shuffle_behaviours=30)

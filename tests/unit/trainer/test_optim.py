@@ -11,6 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.model_config import RankerConfig
 from tests import small
+from tests.dense_adam import WAYS, check_equal, train_dense, train_sharded
 from trainer.distributed import RunContext, run_context
 from trainer.optim import (
     DenseOptimizerConfig,
@@ -84,7 +85,9 @@ def tables(model: DistributedModelParallel) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ["sgd", "rowwise_adagrad", "adam", "partial_rowwise_adam"])
+@pytest.mark.parametrize(
+    "name", ["sgd", "rowwise_adagrad", "adam", "dense_adam", "partial_rowwise_adam"]
+)
 def test_rates_reach_the_fused_kernels_and_the_dense_optimizer(name, context: RunContext) -> None:
     config = OptimConfig(
         sparse=SparseOptimizerConfig(name=name, learning_rate=0.4),
@@ -118,6 +121,20 @@ def test_a_resumed_step_number_reaches_every_table(context: RunContext, tmp_path
     for name, first in moves[0].items():
         assert first.max().item() == pytest.approx(0.1, rel=1e-3)
         assert moves[9][name].max().item() == pytest.approx(late, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_dense_adam_is_torchs_adam_however_tables_are_read(context: RunContext, way: str) -> None:
+    """All values start alike and end alike after 20 steps, in all of which some rows are absent."""
+    trained = train_sharded(way, context)
+    check_equal(trained, train_dense(way, trained.start))
+
+
+def test_dense_adam_is_refused_where_fbgemm_would_step() -> None:
+    SparseOptimizerConfig(name="dense_adam").check_device("cpu")
+    SparseOptimizerConfig(name="adam").check_device("cuda")
+    with pytest.raises(ValueError, match=r"dense_adam, the device is cuda.*use adam, or train on"):
+        SparseOptimizerConfig(name="dense_adam").check_device("cuda")
 
 
 def test_a_rate_of_zero_moves_nothing_and_a_rate_moves_everything_dense(
