@@ -94,7 +94,8 @@ def read_run(options: Sequence[str]) -> dict[str, Any]:
         ValueError: a field has a value it does not take, or that does not fit the data.
     """
     config, text = read_options(options)
-    config.check(load_schema(config.data.schema))
+    # How many ranks a launcher starts, its runs will see.
+    config.check(load_schema(config.data.schema), world=1)
     with storage.open_file(config.data.schema, "rb") as stream:
         digest = hashlib.sha256(stream.read()).hexdigest()
     asked = {
