@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare, dare_without_report
-from trainer.compare import Cell, format_table
+from trainer.sweep.compare import Cell, format_table
 
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml"
 

@@ -178,6 +178,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     def interrupted() -> list[object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.doctor.diagnose", interrupted)
+    monkeypatch.setattr("trainer.doctor.doctor.diagnose", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "dare doctor: interrupted; what is written stays\n"
