@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare bench format lint types unit dist e2e test test-gpu check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -32,6 +32,20 @@ train: data/synthetic/schema.json
 
 compare: $(STAMP)
 	$(BIN)/dare compare
+
+# Table 1 of the paper: make table1 DATA="data/taobao data/tmall" WIDTHS="16 64 128" SEEDS=5
+CONFIG ?= launch/recipes/taobao_dare.yaml
+PRESETS ?= table1
+SEEDS ?= 5
+WIDTHS ?= 16
+OPTIONS ?=
+comma := ,
+empty :=
+commas = $(subst $(empty) $(empty),$(comma),$(strip $(1)))
+
+table1: $(STAMP)
+	$(if $(DATA),,$(error give the folder of prepared data: make table1 DATA=data/taobao))
+	$(BIN)/dare sweep --config $(CONFIG) --presets $(call commas,$(PRESETS)) --data $(call commas,$(DATA)) --seeds $(SEEDS) --vary width=$(call commas,$(WIDTHS)) --out runs/table1 $(OPTIONS)
 
 bench: $(STAMP)
 	$(BIN)/dare bench train

@@ -18,10 +18,10 @@ from pipelines.schema import FEATURES, DatasetSchema
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers, make_optimizers
-from trainer.plan_advice import explain
-from trainer.plan_config import PlanConfig, Precision, TopologySpec, load_plan_config
-from trainer.plan_job import Placement, make_plan, place, with_saved_precisions
-from trainer.plan_workload import Workload, group_topology, job_topology
+from trainer.planner.advice import explain
+from trainer.planner.config import PlanConfig, Precision, TopologySpec, load_plan_config
+from trainer.planner.job import Placement, make_plan, place, with_saved_precisions
+from trainer.planner.workload import Workload, group_topology, job_topology
 from trainer.sharding import DATA_TYPES, initialise_tables, shard, table_kinds
 from trainer.task import TrainTask
 

@@ -19,8 +19,10 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare evaluate --config FILE    score a split with a checkpoint of a run
   dare analyze WHAT --config F   what a run has learned: attention, retrieval, discriminability,
                                  gradients, convergence
+  dare sweep --config FILE       seeds, presets and any fields, to a table of mean ± std
   dare compare                   TWIN against DARE where one table is enough, and where not
-  dare bench train               samples/s and memory at the paper's setting
+  dare bench train               samples/s and memory at the paper's setting, of any preset
+  dare bench search              time of the search alone, against width and history length
   dare bench exchange            bytes between ranks, representation pooled and not
   dare bench prepare             time and memory of preparing a large log
 
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, without the program's name.
 
     Returns:
-        The exit code: 0, 1 where the doctor found errors, 2 for a user's mistake, 130 for Ctrl-C.
+        The exit code: 0, 1 where the doctor found errors or one of several runs failed, 2 for a
+        user's mistake, 130 for Ctrl-C.
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": commands.train,
         "evaluate": commands.evaluate,
         "analyze": commands.analyze,
+        "sweep": commands.sweep,
         "compare": commands.compare,
         "bench": commands.bench,
     }

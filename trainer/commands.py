@@ -17,7 +17,7 @@ from trainer.parsing import make_parser
 
 def doctor(arguments: list[str]) -> int:
     """Check the installation; exit code 1 where training could not work."""
-    from trainer.doctor import diagnose, format_findings, has_errors
+    from trainer.doctor.doctor import diagnose, format_findings, has_errors
 
     parser = make_parser("dare doctor", "Check versions, libraries and devices; say what to do.")
     parser.parse_args(arguments)
@@ -35,7 +35,7 @@ def prepare(arguments: list[str]) -> int:
     from pipelines.prepare.taobao import prepare_taobao
     from pipelines.prepare.tmall import prepare_tmall
     from pipelines.synthetic import prepare_synthetic
-    from trainer.telemetry import configure_logging
+    from trainer.telemetry.telemetry import configure_logging
 
     sources: dict[str, Callable[..., Any]] = {
         "synthetic": prepare_synthetic,
@@ -94,7 +94,7 @@ def plan(arguments: list[str]) -> int:
         "--picture", default="", metavar="FILE", help="draw the ranks' memory: .svg or .png"
     )
     config, _, parsed = parse_run(parser, arguments)
-    from trainer.plan_command import plan_run, with_plan
+    from trainer.planner.command import plan_run, with_plan
 
     config = with_plan(config, parsed.plan)
     text, figures = plan_run(config, out=parsed.out, picture=parsed.picture)
@@ -122,7 +122,7 @@ def train(arguments: list[str]) -> int:
     config, text, parsed = parse_run(parser, arguments)
     from trainer.distributed import run_context
     from trainer.loop import Trainer
-    from trainer.telemetry import configure_logging
+    from trainer.telemetry.telemetry import configure_logging
 
     with run_context() as context:
         configure_logging(context.rank)
@@ -179,7 +179,7 @@ def evaluate(arguments: list[str]) -> int:
     config, text, parsed = parse_run(parser, arguments)
     from trainer.distributed import run_context
     from trainer.loop import Trainer
-    from trainer.telemetry import configure_logging
+    from trainer.telemetry.telemetry import configure_logging
 
     with run_context() as context:
         configure_logging(context.rank)
@@ -202,23 +202,38 @@ def analyze(arguments: list[str]) -> int:
 
 def compare(arguments: list[str]) -> int:
     """Train models on logs of falling agreement."""
-    from trainer.compare import compare
+    from trainer.sweep.compare import compare
 
     summary = (compare.__doc__ or "").strip().splitlines()[0]
     parser = make_parser("dare compare", summary, "dare compare [--OPTION VALUE ...]")
     parser.add_function_arguments(compare)
-    print(compare(**_values(parser.instantiate_classes(parser.parse_args(arguments)))))
-    return 0
+    path, failed = compare(**_values(parser.instantiate_classes(parser.parse_args(arguments))))
+    print(path)
+    return 1 if failed else 0
+
+
+def sweep(arguments: list[str]) -> int:
+    """Train many runs of a recipe; exit code 1 where one failed."""
+    from trainer.sweep.grid import split_options
+    from trainer.sweep.options import sweep_parser
+    from trainer.sweep.sweep import sweep
+
+    own, options = split_options(arguments)
+    path, failed = sweep(**vars(sweep_parser().parse_args(own)), options=options)
+    print(path)
+    return 1 if failed else 0
 
 
 def bench(arguments: list[str]) -> int:
     """Measure one thing, print it as JSON."""
-    from trainer.bench import bench_train
-    from trainer.bench_exchange import bench_exchange
-    from trainer.bench_prepare import bench_prepare
+    from trainer.bench.exchange import bench_exchange
+    from trainer.bench.prepare import bench_prepare
+    from trainer.bench.search import bench_search
+    from trainer.bench.train import bench_train
 
     benches: dict[str, Callable[..., Any]] = {
         "train": bench_train,
+        "search": bench_search,
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }

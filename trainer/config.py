@@ -12,10 +12,10 @@ from modules.presets import check_preset
 from pipelines.loader import DataConfig
 from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
-from trainer.checkpoint import CheckpointConfig
+from trainer.checkpoints.checkpoint import CheckpointConfig
 from trainer.optim import OptimConfig
 from trainer.sharding import ShardingConfig
-from trainer.telemetry import TelemetryConfig
+from trainer.telemetry.telemetry import TelemetryConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from pipelines.batch import Batch
 from pipelines.lockstep import BatchStream
 from pipelines.overlap import Overlap, make_pipeline
 from pipelines.planted import Planted
-from trainer.attention_map import AttentionMap
 from trainer.build import ShardedRun
 from trainer.config import LoopConfig
 from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
 from trainer.released_metrics import ReleasedMetrics
-from trainer.report import AttentionSummary
+from trainer.report.attention_map import AttentionMap
+from trainer.report.report import AttentionSummary
 from trainer.task import StepOutput
 
 

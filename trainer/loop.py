@@ -16,19 +16,19 @@ from pipelines.loader import Split
 from pipelines.lockstep import BatchStream
 from pipelines.overlap import attach_again, check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
-from trainer.attention_map import planted_beside
 from trainer.build import build, describe_sizes, expected_steps, open_stream
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoints.checkpoint import Checkpoints
+from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
-from trainer.manifest import Manifest
 from trainer.outcome import finite, leave_result, make_result, told, write_json
+from trainer.report.attention_map import planted_beside
 from trainer.sharding import average_replicas, set_optimizer_step
-from trainer.step_probe import StepProbe
 from trainer.task import StepOutput
-from trainer.telemetry import Telemetry
+from trainer.telemetry.step_probe import StepProbe
+from trainer.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 

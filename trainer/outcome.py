@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.loader import Split
+from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation
-from trainer.manifest import Manifest
-from trainer.plan_job import Placement
+from trainer.planner.job import Placement
 from trainer.released_metrics import RELEASED_METRICS
-from trainer.report import ReportData, write_report
-from trainer.telemetry import peak_memory_bytes, read_metrics
+from trainer.report.report import ReportData, write_report
+from trainer.telemetry.memory import peak_memory_bytes
+from trainer.telemetry.telemetry import read_metrics
 
 logger = logging.getLogger(__name__)
 

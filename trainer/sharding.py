@@ -30,7 +30,7 @@ from modules.exchange import Wire
 from modules.host_kernels import host_kernels
 from modules.sharded_pooled import PooledSharder, ShardedPooledEmbeddings
 from trainer.distributed import RunContext
-from trainer.plan_config import Kind, Precision
+from trainer.planner.config import Kind, Precision
 
 _INIT_BLOCK_ROWS = 1 << 16
 DATA_TYPES: dict[Precision, DataType] = {"fp32": DataType.FP32, "fp16": DataType.FP16}

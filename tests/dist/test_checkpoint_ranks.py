@@ -20,11 +20,11 @@ from pipelines.overlap import make_pipeline
 from tests.ranks import COLLECTIVE_TIMEOUT_S, run_on_ranks
 from tests.small_run import batches, small_config, small_schema
 from trainer.build import ShardedRun, build
-from trainer.checkpoint import CheckpointConfig, Checkpoints
+from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
-from trainer.manifest import Manifest
-from trainer.snapshot import take_snapshot
+from trainer.checkpoints.manifest import Manifest
+from trainer.checkpoints.snapshot import take_snapshot
 
 TYPES = ("table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard")
 OPTIMIZERS = ("adam", "rowwise_adagrad", "partial_rowwise_adam")

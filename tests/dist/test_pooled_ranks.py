@@ -21,7 +21,7 @@ from tests.small_run import (
 )
 from trainer.build import build
 from trainer.distributed import run_context
-from trainer.traffic import TrafficCounter
+from trainer.telemetry.traffic import TrafficCounter
 
 STEPS = 20
 TYPES = (

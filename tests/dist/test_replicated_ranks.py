@@ -16,11 +16,11 @@ import torchrec.distributed.model_parallel as model_parallel
 from tests.ranks import run_on_ranks
 from tests.small_run import batches, mean_loss, requests_of_step, small_config, small_schema
 from trainer.build import build_task, make_workload
-from trainer.checkpoint import CheckpointConfig, Checkpoints, Manifest
+from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints, Manifest
 from trainer.distributed import run_context
 from trainer.optim import make_optimizers
-from trainer.plan_config import PlanConfig, TableSpec, TopologySpec
-from trainer.planning import find_plan
+from trainer.planner.config import PlanConfig, TableSpec, TopologySpec
+from trainer.planner.planning import find_plan
 from trainer.sharding import average_replicas, initialise_tables, shard, table_kinds
 
 STEPS = 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare, dare_without_report
-from trainer.compare import Cell, format_table
+from trainer.sweep.compare import Cell, format_table
 
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml"
 
@@ -118,6 +118,38 @@ def test_bench_prints_one_object_with_its_setting():
     assert (result["items"], result["history_length"], result["steps"]) == (500, 8, 2)
     assert 0 <= result["data_wait_share"] <= 1
     assert result["peak_memory_bytes"] > 1e8
+
+
+@pytest.mark.parametrize("preset", ["twin_proj", "din", "sdim", "twin_kdd23", "twin_v2"])
+def test_bench_takes_any_model(preset):
+    sizes = ["--items=500", "--history_length=40", "--batch_size=32", "--targets=1"]
+    result = dare(
+        *("bench", "train", f"--preset={preset}", *sizes, "--width=8", "--steps=1", "--repeats=1")
+    ).result
+    assert (result["preset"], result["history_length"], result["batch_size"]) == (preset, 40, 32)
+    assert result["samples_per_s"] > 0
+
+
+def test_bench_search_measures_each_width_and_length(tmp_path):
+    result = dare(
+        *("bench", "search", "--widths=[8, 16]", "--history_lengths=[20, 40]", "--rows=300"),
+        *("--requests=2", "--targets=3", "--top_k=5", "--repeats=1", f"--out={tmp_path}"),
+    ).result
+    assert [(cell["history_length"], cell["width"]) for cell in result["cells"]] == [
+        *((20, 8), (20, 16), (40, 8), (40, 16)),
+    ]
+    for cell in result["cells"]:
+        for name in ("search", "lookup"):
+            assert 0 < cell[f"{name}_s_min"] <= cell[f"{name}_s"] <= cell[f"{name}_s_max"]
+        # 2 requests of 3 targets, rows of two features; scores are written and read.
+        length, width = cell["history_length"], cell["width"]
+        numbers, scores = 2 * width * 2 * (length + 3), 2 * 3 * length
+        copied = 4 * (numbers + 2 * scores) / result["copy_bytes_per_s"]
+        multiplied = 2 * scores * 2 * width / result["product_flops_per_s"]
+        assert cell["search_floor_s"] == pytest.approx(max(copied, multiplied))
+    assert json.loads((tmp_path / "search.json").read_text()) == result
+    assert (tmp_path / "search.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.dist

@@ -11,7 +11,10 @@ from tests.commands import dare
 from trainer.arguments import parse_run, run_parser
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
-COMMANDS = ("doctor", "prepare", "plan", "train", "evaluate", "analyze", "compare", "bench train")
+COMMANDS = (
+    *("doctor", "prepare", "plan", "train", "evaluate", "analyze", "sweep", "compare"),
+    *("bench train", "bench search", "bench exchange", "bench prepare"),
+)
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -43,7 +46,8 @@ def test_help_of_a_source_shows_what_it_needs(source):
 
 
 def test_every_option_has_an_explanation():
-    for command in (["plan"], ["train"], ["compare"], ["bench", "train"], ["prepare", "csv"]):
+    benches = ["bench", "train"], ["bench", "search"]
+    for command in (["plan"], ["train"], ["sweep"], ["compare"], *benches, ["prepare", "csv"]):
         blocks = dare(*command, "--help").out.split("\n  --")[1:]
         assert len(blocks) > 5
         for block in blocks:

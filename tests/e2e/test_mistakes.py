@@ -55,6 +55,14 @@ def _told(outcome):
         (["bench", "train", "--top_k", "9", "--history_length", "8"], "--history_length 8"),
         (["bench", "train", "--width", "7", "--items", "9"], "multiple of 4"),
         (["bench", "train", "--folder", "nowhere"], "nowhere"),
+        (["bench", "search", "--top_k", "0"], "--top_k is 0"),
+        (["bench", "search", "--top_k", "300"], "--top_k is 300"),
+        (["bench", "search", "--widths", "[]"], "--widths is []"),
+        (["bench", "search", "--widths", "[7]"], "multiple of 4"),
+        (["bench", "search", "--preset", "sdim", "--rows", "9"], "--preset is sdim"),
+        (["sweep", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["sweep"], "--config is needed"),
+        (["sweep", "--config", "nowhere.yaml", "--seeds", "x"], "--seeds is x"),
         (["bench", "prepare", "--rows_a_user", "0"], "--rows_a_user is 0"),
         (["bench", "prepare", "--rows", "0"], "--rows is 0"),
         (["doctor", "--deep"], "--deep"),
@@ -170,6 +178,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     def interrupted() -> list[object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.doctor.diagnose", interrupted)
+    monkeypatch.setattr("trainer.doctor.doctor.diagnose", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "dare doctor: interrupted; what is written stays\n"

@@ -14,8 +14,8 @@ import fsspec
 import pytest
 
 from tests.commands import TARGETS, dare, dare_without_report, rows_of
-from trainer.checkpoint_writer import CheckpointWriter
-from trainer.tensor_files import _DigestingStream
+from trainer.checkpoints.tensor_files import _DigestingStream
+from trainer.checkpoints.writer import CheckpointWriter
 
 STEPS = ("--loop.steps=6", "--checkpoint.every=2", "--telemetry.log_every=1")
 

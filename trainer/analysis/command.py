@@ -21,7 +21,7 @@ from trainer.analysis.options import AnalysisOptions, Findings, Job
 from trainer.analysis.retrieval import RetrievalOptions, retrieval
 from trainer.arguments import parse_run, run_parser
 from trainer.distributed import run_context
-from trainer.telemetry import configure_logging
+from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from pipelines.loader import Split
 from pipelines.planted import Planted
 from trainer.analysis.information import SplitLog
 from trainer.analysis.progress import told
-from trainer.attention_map import planted_beside
 from trainer.build import open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import score_batches
 from trainer.loop import Trainer
+from trainer.report.attention_map import planted_beside
 from trainer.task import StepOutput
 
 

@@ -20,7 +20,7 @@ from trainer.optim import (
     SparseOptimizerConfig,
     make_optimizers,
 )
-from trainer.plan_job import make_plan
+from trainer.planner.job import make_plan
 from trainer.sharding import ShardingConfig, set_optimizer_step, shard, table_kernels
 
 

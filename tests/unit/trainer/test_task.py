@@ -22,7 +22,7 @@ from tests import reference, small
 from tests.small import DARE, LOOKUPS, SIDE, TWIN, click, close
 from trainer.distributed import run_context
 from trainer.optim import SparseOptimizerConfig
-from trainer.plan_job import make_plan
+from trainer.planner.job import make_plan
 from trainer.sharding import ShardingConfig, shard
 from trainer.task import TrainTask
 

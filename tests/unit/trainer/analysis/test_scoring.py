@@ -13,7 +13,7 @@ from tests.commands import TARGETS
 from tests.small_run import full_tables
 from trainer.analysis.scoring import planted_weights, scored, searched_batches
 from trainer.analysis.tables import table_scores
-from trainer.attention_map import AttentionMap
+from trainer.report.attention_map import AttentionMap
 from trainer.task import StepOutput
 
 SEARCHED = ["dare", "twin_hard", "din", "eta", "sim_soft", "twin_v2", "twin_kdd23"]

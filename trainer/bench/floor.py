@@ -1,0 +1,39 @@
+"""What a machine can do at best, and seconds of a call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LEAST_S = 0.02
+"""A measurement takes at least so long, by doing again what is measured."""
+_COPIED_BYTES, _PRODUCT_SIZE = 1 << 28, 2048
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes a second, those read and those written, of copying a large block."""
+    source = torch.ones(_COPIED_BYTES // 4, device=device)
+    copied = torch.ones_like(source)  # Touched, so that no page is new.
+    return 2 * _COPIED_BYTES / seconds_a_call(lambda: copied.copy_(source), device)
+
+
+def product_speed(device: torch.device) -> float:
+    """Operations a second of a large matrix product in float32."""
+    one = torch.ones(_PRODUCT_SIZE, _PRODUCT_SIZE, device=device)
+    return float(2 * _PRODUCT_SIZE**3) / seconds_a_call(lambda: one @ one, device)
+
+
+def seconds_a_call(task: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call, the device's work included, over as many calls as can be measured."""
+    started, calls = time.perf_counter(), 0
+    while True:
+        task()
+        calls += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - started
+        if elapsed >= _LEAST_S:
+            return elapsed / calls

@@ -1,0 +1,1 @@
+"""What a run is, on disk: written aside, checked, restored anywhere."""

@@ -1,0 +1,232 @@
+"""The checkpoints of a run: written by all ranks, complete or not there, read without code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from modules.norm import average_running_statistics
+from trainer.checkpoints.manifest import MANIFEST_FILE, FileDigest, Manifest, parse_manifest
+from trainer.checkpoints.row_state import read_row_state, take_out_row_states
+from trainer.checkpoints.snapshot import (
+    copy_snapshot,
+    set_generators,
+    take_snapshot,
+    without_absent_generators,
+)
+from trainer.checkpoints.store import Store
+from trainer.checkpoints.tensor_files import TensorReader
+from trainer.checkpoints.writer import CheckpointWriter, reason_of
+from trainer.distributed import RunContext
+from trainer.optim import Optimizers
+from trainer.sharding import average_replicas, set_optimizer_step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written, where, and which stay."""
+
+    every: int = 0
+    """Steps between checkpoints; 0 for none by steps. Each evaluation is followed by one too, so
+    that the best can be kept, and the end of training by one."""
+    keep_last: int = 2
+    """Newest checkpoints that stay; the best by validation AUC stays too."""
+    folder: str = ""
+    """A local folder, or a URL of a scheme that fsspec knows, such as s3://bucket/run; empty for
+    `<out_dir>/<name>/checkpoints`."""
+    asynchronous: bool = False
+    """Copy the state and write it while training goes on; takes a second time its memory. What
+    goes wrong ends the run at the next checkpoint, or at its end."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"checkpoint.every is {self.every}; it must be 0 or more")
+        if self.keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last is {self.keep_last}; it must be at least 1")
+
+
+class Checkpoints:
+    """The checkpoints of one run; making it is a collective.
+
+    A context manager around training: leaving it waits for a save that is still being written.
+
+    Args:
+        folder: a local path or a URL.
+        config: which stay.
+        context: of this process.
+
+    Raises:
+        ValueError: the scheme of the URL is not known.
+    """
+
+    def __init__(self, folder: str, config: CheckpointConfig, context: RunContext) -> None:
+        self.store, self.config, self.context = Store(folder), config, context
+        # What is written beside training needs a group of its own: its collectives come in between.
+        group = dist.new_group(backend="gloo") if config.asynchronous else context.control
+        self._writer = CheckpointWriter(self.store, context, group, then=self._prune)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except RuntimeError as error:
+            if kind is None:
+                raise
+            logger.warning("%s", error)  # The error that ended training is told by who raised it.
+
+    def complete(self) -> list[tuple[str, Manifest]]:
+        """Names and manifests of complete checkpoints, oldest first."""
+        return [(name, self._manifest(name)) for name in self.store.complete()]
+
+    def latest(self) -> tuple[str, Manifest] | None:
+        """The newest complete checkpoint."""
+        names = self.store.complete()
+        return (names[-1], self._manifest(names[-1])) if names else None
+
+    def best(self) -> tuple[str, Manifest] | None:
+        """The checkpoint with the highest validation AUC, the newest of equals."""
+        scored = [(n, m) for n, m in self.complete() if m.metrics.get("auc", -1.0) >= 0]
+        return max(scored, key=lambda entry: (entry[1].metrics["auc"], entry[1].step), default=None)
+
+    def find(self, name: str) -> str:
+        """The name of a checkpoint.
+
+        Args:
+            name: `best`, `last`, or the name itself.
+
+        Raises:
+            ValueError: there is none.
+        """
+        known = {name: name for name in self.store.complete()}
+        for alias, entry in (("best", self.best() or self.latest()), ("last", self.latest())):
+            if entry is not None:
+                known[alias] = entry[0]
+        if name not in known:
+            raise ValueError(
+                f"--at is {name}; {self.store.folder} has {', '.join(known) or 'none'}"
+            )
+        return known[name]
+
+    def clear(self) -> None:
+        """Remove all checkpoints; a collective."""
+        self.context.on_main(self._remove_all)
+
+    def _remove_all(self) -> None:
+        for name in self.store.complete():
+            self.store.remove(name)
+        self.store.remove_incomplete()
+
+    def save(
+        self,
+        model: DistributedModelParallel,
+        optimizers: Optimizers,
+        manifest: Manifest,
+        beside: Mapping[str, str],
+    ) -> None:
+        """Write a checkpoint, or begin to; a collective.
+
+        Args:
+            model: sharded model.
+            optimizers: whose state is saved.
+            manifest: what to say of it; `files` is filled in here.
+            beside: text files to write with it, by name; rank 0's count.
+
+        Raises:
+            RuntimeError: this save, or the asynchronous one before it, could not be written; what
+                was complete before is as it was.
+        """
+        self.wait()
+        average_running_statistics(model)
+        average_replicas(model)
+        snapshot = take_snapshot(model, optimizers, self.context)
+        if self.config.asynchronous:
+            self._writer.start(copy_snapshot(snapshot), manifest, beside)
+        else:
+            self._writer.write(snapshot, manifest, beside)
+
+    def wait(self) -> None:
+        """Wait for the save that is being written, if there is one.
+
+        Raises:
+            RuntimeError: it could not be written.
+        """
+        self._writer.wait()
+
+    def _prune(self) -> None:
+        """Remove checkpoints that need not stay."""
+        best = self.best()
+        for old in self.store.complete()[: -self.config.keep_last]:
+            if best is None or old != best[0]:
+                self.store.remove(old)
+
+    def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Let the manifest of a checkpoint tell its evaluation; a collective."""
+        manifest = replace(self._manifest(name), metrics=dict(metrics))
+
+        def write() -> None:
+            self.store.write(name, MANIFEST_FILE, manifest.to_json())
+
+        self.context.on_main(write)
+
+    def restore(
+        self, name: str, model: DistributedModelParallel, optimizers: Optimizers
+    ) -> Manifest:
+        """Read tables, dense weights, optimizer state and random generators; a collective.
+
+        Any number of ranks and any plan may read what any other has written.
+
+        Raises:
+            ValueError: a file is missing, cut off, changed, or holds something else than tensors;
+                or the optimizers, or the model's tensors, have other names or shapes.
+        """
+        path, manifest = self.store.path(name), self._manifest(name)
+        for kind, here in optimizers.config.names().items():
+            if manifest.optimizers[kind] != here:
+                raise ValueError(
+                    f"optim.{kind}.name is {here}, {path} was written with "
+                    f"{manifest.optimizers[kind]}; resume with that, or start a new run"
+                )
+        self._check(name, manifest.files)
+        optimizers.dense.init_state()
+        reader = TensorReader(path)
+        metadata = reader.read_metadata()  # Where DCP itself fails to, it tries another file.
+        snapshot = without_absent_generators(
+            take_snapshot(model, optimizers, self.context), set(metadata.state_dict_metadata)
+        )
+        row_states = take_out_row_states(snapshot, metadata)
+        try:
+            load(snapshot, storage_reader=reader, process_group=self.context.control)
+            for state in row_states:
+                read_row_state(state, metadata, path)
+        except CheckpointException as failed:
+            raise ValueError(
+                f"{path} does not fit this config's model or is damaged: {reason_of(failed)}"
+            ) from failed
+        set_generators(snapshot, self.context)
+        set_optimizer_step(model, manifest.step)
+        return manifest
+
+    def _check(self, name: str, files: Mapping[str, FileDigest]) -> None:
+        """Compare all files with their digests, each by one rank."""
+        mine = sorted(files)[self.context.rank :: self.context.world]
+        found = {file: self.store.check(name, file, files[file]) for file in mine}
+        for problem in self.context.gather(found).values():
+            if problem:
+                raise ValueError(
+                    f"{problem}: the checkpoint is damaged; delete it to go on from the one before"
+                )
+
+    def _manifest(self, name: str) -> Manifest:
+        return parse_manifest(
+            self.store.read(name, MANIFEST_FILE), self.store.path(name, MANIFEST_FILE)
+        )

@@ -1,0 +1,1 @@
+"""Whether training can work here, and what to do where it cannot."""

@@ -1,0 +1,1 @@
+"""Where tables live: planner configs, plans, their cost, and why nothing fits."""

@@ -1,0 +1,191 @@
+"""`dare compare`: TWIN against DARE where one table is enough, and where it is not."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.model_config import Preset
+from pipelines.schema import load_schema
+from pipelines.synthetic import prepare_synthetic
+from trainer.outcome import write_json
+from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
+from trainer.sweep.grid import Dataset
+from trainer.sweep.launch import HERE, make_runner
+from trainer.sweep.runs import Run, read_options, read_run, run_all
+from trainer.telemetry.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Test AUC of one model at one agreement, over the seeds."""
+
+    agreement: float
+    preset: str
+    auc: list[float]
+    oracle_auc: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.auc)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.auc) if len(self.auc) > 1 else 0.0
+
+    @property
+    def of_possible(self) -> float:
+        """How far from 0.5 to the best possible AUC, from 0 to 1; mean over the seeds."""
+        return statistics.fmean(
+            (auc - 0.5) / (best - 0.5) for auc, best in zip(self.auc, self.oracle_auc, strict=True)
+        )
+
+
+def compare(
+    *,
+    out: str = "runs/compare",
+    config: str = "launch/recipes/synthetic_dare.yaml",
+    presets: tuple[Preset, ...] = ("twin", "dare"),
+    agreements: tuple[float, ...] = (1.0, 0.5, 0.0),
+    seeds: tuple[int, ...] = (1, 2, 3),
+    users: int = 0,
+    launcher: str = HERE,
+    options: tuple[str, ...] = (),
+) -> tuple[str, int]:
+    """Train models on synthetic logs of falling agreement and write a table and a plot.
+
+    At agreement 1 what makes a behaviour matter is what it then means, and one shared table is
+    enough; at 0 the two are independent. Called again, it goes on: logs and runs that are what is
+    asked for now are kept, those of other options are made anew.
+
+    Args:
+        out: folder of data, runs, `compare.json`, `compare.md` and `compare.png`.
+        config: the run, all but its data, preset and seed.
+        presets: models to compare.
+        agreements: of the logs.
+        seeds: of log and run alike.
+        users: users of each log; 0 takes the default of `dare prepare synthetic`.
+        launcher: as of `dare sweep`; `here` trains in this process, which a process of its own
+            for each run would make a third slower.
+        options: more options of `dare train`, such as `--loop.epochs=1`.
+
+    Returns:
+        Path of the table, and how many runs failed.
+    """
+    folder, runner = Path(out), make_runner(launcher)
+    base = [f"--config={config}", *options]
+    read_options(base)  # A mistake in them must not wait for the first log to be made.
+    configure_logging(0)
+    cells = {(a, preset): Cell(a, preset, [], []) for a in agreements for preset in presets}
+    runs: dict[str, tuple[Run, Cell]] = {}
+    for agreement in agreements:
+        for seed in seeds:
+            log = f"agreement-{agreement:g}-seed-{seed}"
+            _prepare(folder, log, _asked(agreement, seed, users))
+            data = Dataset(log, str(folder / "data" / log)).options()
+            for preset in presets:
+                name = f"{preset}-{log}"
+                fields = {**data, "model.preset": preset, "seed": seed}
+                given = [*base, *(f"--{name}={value}" for name, value in fields.items())]
+                run = Run(name, tuple(given), read_run(given))
+                runs[name] = run, cells[agreement, preset]
+    failed = 0
+    for ended in run_all([run for run, _ in runs.values()], folder / "runs", runner):
+        _, cell = runs[ended.run.name]
+        if ended.result is None:
+            failed += 1
+        else:
+            cell.auc.append(ended.result["auc"])
+            cell.oracle_auc.append(ended.result["oracle_auc"])
+    _write([cell for cell in cells.values() if cell.auc], folder)
+    return str(folder / "compare.md"), failed
+
+
+def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
+    """All options of the log that is asked for, but its folder."""
+    parameters = inspect.signature(prepare_synthetic).parameters
+    options = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return {**options, "agreement": agreement, "seed": seed, **({"users": users} if users else {})}
+
+
+def _prepare(folder: Path, log: str, asked: dict[str, Any]) -> None:
+    """Make a log, unless it is there as asked."""
+    data = folder / "data" / log
+    held = load_schema(str(data / "schema.json")) if (data / "schema.json").exists() else None
+    if held is not None and held.protocol == asked:
+        return
+    # Its runs first: none may be left of a log that is no longer there.
+    for stale in [*folder.glob(f"runs/*-{log}"), *folder.glob(f"data/{log}")]:
+        logger.info("%s is of a log with other options or unfinished; made anew", stale)
+        shutil.rmtree(stale)
+    prepare_synthetic(out=str(data), **asked)
+
+
+def _write(cells: list[Cell], folder: Path) -> None:
+    content = [
+        {
+            **vars(cell),
+            "mean": cell.mean,
+            "deviation": cell.deviation,
+            "of_possible": cell.of_possible,
+        }
+        for cell in cells
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "compare.json", content)
+    (folder / "compare.md").write_text(format_table(cells))
+    draw(cells, folder / "compare.png")
+
+
+def format_table(cells: list[Cell]) -> str:
+    """The comparison as a Markdown table: a row an agreement, two columns a model."""
+    presets = list(dict.fromkeys(cell.preset for cell in cells))
+    heads = [part for name in presets for part in (f"{name.upper()} AUC", "of possible")]
+    lines = [
+        "| agreement | best possible | " + " | ".join(heads) + " |",
+        "| --- " * (2 + len(heads)) + "|",
+    ]
+    for agreement in dict.fromkeys(cell.agreement for cell in cells):
+        row = {cell.preset: cell for cell in cells if cell.agreement == agreement}
+        best = statistics.fmean(next(iter(row.values())).oracle_auc)
+        parts = [f"{agreement:g}", f"{best:.4f}"]
+        for preset in presets:
+            cell = row.get(preset)
+            if cell is None:
+                parts += ["-", "-"]
+            else:
+                parts += [f"{cell.mean:.4f} ± {cell.deviation:.4f}", f"{cell.of_possible:.1%}"]
+        lines.append("| " + " | ".join(parts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(cells: list[Cell], path: Path) -> None:
+    """Draw AUC against agreement, one line a model, with the best possible above."""
+    oracle = {cell.agreement: statistics.fmean(cell.oracle_auc) for cell in cells}
+    lines = [Line(label="best possible", x=list(oracle), y=list(oracle.values()), dashed=True)]
+    for preset in dict.fromkeys(cell.preset for cell in cells):
+        mine = [cell for cell in cells if cell.preset == preset]
+        lines.append(
+            Line(
+                label=preset.upper(),
+                x=[cell.agreement for cell in mine],
+                y=[cell.mean for cell in mine],
+                error=[cell.deviation for cell in mine],
+                colour=PRESET_COLOURS.get(preset, ""),
+            )
+        )
+    draw_lines(
+        [Panel(lines=lines)],
+        path,
+        x_label="agreement of what matters and what it means (1: one table is enough)",
+        y_label="test AUC",
+    )

@@ -1,0 +1,204 @@
+"""Runs one after the other: those that are finished stay, those begun go on, the others are made.
+
+A run is one call of `dare train`, in a process of its own or in this one. What was asked for is
+written beside it, so that a later call sees whether it still is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import signal
+import time
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from tqdm import tqdm
+
+from pipelines import storage
+from pipelines.schema import load_schema
+from trainer.arguments import parse_run, run_parser
+from trainer.checkpoints.store import Store
+from trainer.config import TrainConfig
+from trainer.outcome import write_json
+from trainer.parsing import in_one_line
+from trainer.sweep.launch import Runner, last_error
+
+logger = logging.getLogger(__name__)
+
+_ASKED, _LOG = "asked.json", "log.txt"
+_PLACES = ("name", "out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
+_INTERRUPTED = (130, -signal.SIGINT)
+
+Keep = Literal["best", "none", "all"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `dare train`."""
+
+    name: str
+    """Of its folder."""
+    options: tuple[str, ...]
+    """All but its name and its folder."""
+    asked: dict[str, Any]
+    """What decides its result, by name."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that is over."""
+
+    run: Run
+    result: dict[str, Any] | None
+    """What `result.json` holds; None where the run failed."""
+    error: str
+    """The last error line of a failed run."""
+    log: Path
+    """What it told."""
+
+
+def read_options(options: Sequence[str]) -> tuple[TrainConfig, str]:
+    """The config of a run and its YAML.
+
+    Raises:
+        ValueError: a field has a value it does not take, or that several runs cannot share.
+    """
+    try:
+        config, text, _ = parse_run(run_parser("dare train", ""), list(options))
+    except ArgumentError as error:
+        raise ValueError(in_one_line(error)) from error
+    if config.checkpoint.folder:
+        raise ValueError(
+            f"checkpoint.folder is {config.checkpoint.folder}; several runs keep their checkpoints "
+            "in their own folders: leave it empty"
+        )
+    return config, text
+
+
+def read_run(options: Sequence[str]) -> dict[str, Any]:
+    """What decides the result of a run, which is checked against its data.
+
+    Returns:
+        By dotted name all fields but places and logging, and the digest of the data's
+        `schema.json` as `dataset`.
+
+    Raises:
+        ValueError: a field has a value it does not take, or that does not fit the data.
+    """
+    config, text = read_options(options)
+    # How many ranks a launcher starts, its runs will see.
+    config.check(load_schema(config.data.schema), world=1)
+    with storage.open_file(config.data.schema, "rb") as stream:
+        digest = hashlib.sha256(stream.read()).hexdigest()
+    asked = {
+        name: value
+        for name, value in _flat(yaml.safe_load(text))
+        if name not in _PLACES and not name.startswith("telemetry.")
+    }
+    return {**asked, "dataset": digest}
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def run_all(
+    runs: Sequence[Run], folder: Path, runner: Runner, keep: Keep = "best"
+) -> Iterator[Ended]:
+    """Make the runs that are not there as asked, one after the other, and tell of each.
+
+    Args:
+        runs: in this order; names are unique.
+        folder: of all their folders.
+        runner: starts one.
+        keep: which checkpoints of a finished run stay.
+
+    Yields:
+        A run that is over, kept ones too.
+
+    Raises:
+        KeyboardInterrupt: a run was interrupted.
+    """
+    kept = [_is_finished(folder / run.name, run.asked) for run in runs]
+    left = kept.count(False)
+    logger.info("%d runs, %d of them finished before", len(runs), len(runs) - left)
+    best, best_auc, started, made = "none", -math.inf, time.monotonic(), 0
+    for number, (run, finished) in enumerate(zip(runs, kept, strict=True), 1):
+        title = f"run {number} of {len(runs)}: {run.name}"
+        if finished:
+            ended = _ended(folder / run.name, run, 0)
+        else:
+            logger.info("%s begins", title)
+            ended = _make(folder / run.name, run, runner)
+            made, left = made + 1, left - 1
+        if ended.result is None:
+            told = f"failed: {ended.error} ({ended.log})"
+        else:
+            _drop_checkpoints(folder / run.name, ended.result, keep)
+            auc = ended.result["auc"] or math.nan  # JSON has no NaN.
+            told = f"AUC {auc:.5f}"
+            if auc > best_auc:
+                best, best_auc = f"{run.name} {auc:.5f}", auc
+        ahead = f"{left} to make"
+        if left and made:
+            ahead += f", {tqdm.format_interval((time.monotonic() - started) / made * left)} left"
+        logger.info("%s: %s; best so far %s; %s", title, told, best, ahead)
+        yield ended
+
+
+def _drop_checkpoints(folder: Path, result: dict[str, Any], keep: Keep) -> None:
+    """Remove checkpoints that a finished run needs no more."""
+    store = Store(str(folder / "checkpoints"))
+    best = f"step-{result['best_step']:08d}"
+    for name in store.complete() if keep != "all" else ():
+        if keep == "none" or name != best:
+            store.remove(name)
+
+
+def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
+    return (folder / "result.json").exists() and not _other(folder, asked)
+
+
+def _other(folder: Path, asked: dict[str, Any]) -> list[str]:
+    """Names of what was another when the run of this folder was made."""
+    path = folder / _ASKED
+    if not path.exists():
+        return [_ASKED] if folder.exists() else []
+    before = json.loads(path.read_text())
+    # Through JSON, as the other was: it knows no tuples.
+    now = json.loads(json.dumps(asked))
+    return sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+
+
+def _make(folder: Path, run: Run, runner: Runner) -> Ended:
+    """Train: from the newest checkpoint, unless the folder holds a run of another config."""
+    other = _other(folder, run.asked)
+    if other:
+        logger.info("%s was run with another %s; run anew", folder, ", ".join(other))
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _ASKED, run.asked)
+    place = [f"--out_dir={folder.parent}", f"--name={folder.name}", "--resume"]
+    code = runner(["train", *run.options, *place], folder / _LOG)
+    if code in _INTERRUPTED:
+        raise KeyboardInterrupt
+    return _ended(folder, run, code)
+
+
+def _ended(folder: Path, run: Run, code: int) -> Ended:
+    result, log = folder / "result.json", folder / _LOG
+    if code == 0 and result.exists():
+        return Ended(run, json.loads(result.read_text()), "", log)
+    return Ended(run, None, last_error(log, code), log)

@@ -1,0 +1,272 @@
+"""What a run tells while it trains: log lines, a progress bar, JSON lines, TensorBoard, a profile.
+
+Everything is written by rank 0 only, and a step costs no wait for the device between log points.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trainer.telemetry.memory import peak_memory_bytes
+from trainer.telemetry.profiling import ProfileWindow
+from trainer.telemetry.step_window import StepWindow
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryConfig:
+    """What is logged, and how often."""
+
+    log_every: int = 20
+    """Steps between two log points; rates and the loss are means over the steps between, the loss
+    over the targets of rank 0."""
+
+    tensorboard: bool = True
+    """Write TensorBoard scalars to `tensorboard/` in the run folder."""
+
+    progress: bool = True
+    """Draw a progress bar where stderr is a terminal; elsewhere a log point is a log line."""
+
+    phases: bool = False
+    """Write the seconds a step of its phases, `train/phase_s/search` and the like, of rank 0."""
+
+    exchange_step: int = 10
+    """Step whose bytes from rank 0 to other ranks are counted, by what they carry, and written as
+    `train/exchange_bytes/...`; that step is slower. 0 for none."""
+
+    profile_start: int = -1
+    """Finished steps after which a torch.profiler trace starts; -1 for none."""
+
+    profile_steps: int = 5
+    """Steps that the trace covers."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("log_every", 1),
+            ("exchange_step", 0),
+            ("profile_start", -1),
+            ("profile_steps", 1),
+        ):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"telemetry.{name} is {value}; it must be at least {least}")
+
+
+class _BarHandler(logging.StreamHandler[Any]):
+    """Writes log lines to stderr above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def configure_logging(rank: int) -> None:
+    """Log to stderr, one line a message: this project at INFO on rank 0, all else at WARNING."""
+    handler = _BarHandler()
+    mark = "" if rank == 0 else f"rank {rank} "
+    handler.setFormatter(
+        logging.Formatter(f"%(asctime)s {mark}%(levelname)-7s %(message)s", "%H:%M:%S")
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # What these libraries deprecate or would like configured is for this project, not for its user.
+    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|trainer)\b")
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("trainer", "modules", "pipelines"):
+        logging.getLogger(name).setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's `metrics.jsonl`, oldest first; a last line cut off by a crash is left out."""
+    path = folder / METRICS_FILE
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.warning("%s: left out a damaged line: %.60s", path, line)
+    return rows
+
+
+class Telemetry:
+    """Counts steps and reports them; a context manager around the training loop.
+
+    Args:
+        config: what to report.
+        folder: the run folder; `metrics.jsonl`, `tensorboard/` and `profile/` go there.
+        rank: of this process; all ranks may make the same calls, only rank 0 writes.
+        world: ranks that step together; rates are rank 0's times this.
+        device: where training runs, for the memory figure.
+        start_step: finished steps the run resumes from, 0 for a new one; what the files hold of
+            later steps is cut.
+        total_steps: steps after which training ends, None where unknown.
+        window: of `window()`, where the run that it resumes had steps since its last log point.
+    """
+
+    def __init__(
+        self,
+        config: TelemetryConfig,
+        *,
+        folder: Path,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | None = None,
+        start_step: int = 0,
+        total_steps: int | None = None,
+        window: Mapping[str, float] | None = None,
+    ) -> None:
+        self._config, self._folder, self._world = config, folder, world
+        self._writes = rank == 0
+        self._device = device or torch.device("cpu")
+        self._step, self._total_steps = start_step, total_steps
+        self._tensorboard: SummaryWriter | None = None
+        self._bar: tqdm[Any] | None = None
+        self._profile = ProfileWindow(
+            folder / "profile",
+            start=config.profile_start,
+            steps=config.profile_steps,
+            device=self._device,
+        )
+        self._window, self._resumed = StepWindow(), window or {}
+        self._scalars: Callable[[], Mapping[str, float]] | None = None
+
+    def __enter__(self) -> Telemetry:
+        if not self._writes:
+            return self
+        config = self._config
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _cut_metrics(self._folder, self._step)
+        self._file = (self._folder / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
+        if config.tensorboard:
+            # Imported here: it takes a second that runs without it should not pay.
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = self._step + 1 if self._step else None
+            self._tensorboard = SummaryWriter(self._folder / "tensorboard", purge_step=purge)
+        if config.progress and sys.stderr.isatty():
+            self._bar = tqdm(total=self._total_steps, initial=self._step, unit="step")
+        self._profile.after_step(self._step)
+        self._window = StepWindow(self._resumed)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._writes:
+            return
+        try:
+            if kind is None and self._window.steps:
+                self._log_window()
+        finally:
+            self._profile.close(self._step)
+            if self._bar is not None:
+                self._bar.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+            self._file.close()
+
+    def step(
+        self,
+        step: int,
+        *,
+        loss: Tensor,
+        weight: Tensor,
+        samples: int,
+        behaviours: int,
+        data_wait_s: float,
+        scalars: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
+        """Count a finished step; at a log point, write the means since the last one.
+
+        Args:
+            step: finished steps, 1 after the first.
+            loss: summed over this rank's targets, a scalar on any device; summed there and read
+                at log points only. `train/loss` is rank 0's: its loss over its weight.
+            weight: of these targets, a scalar on the same device; 0 for a batch of padding.
+            samples: targets of this rank's batch.
+            behaviours: behaviours of this rank's batch.
+            data_wait_s: seconds this step waited for its batch.
+            scalars: called at log points only, for what is known then: `train/learning_rate_dense`.
+        """
+        if not self._writes:
+            return
+        self._step, self._scalars = step, scalars
+        self._window.add(loss.detach(), weight, samples, behaviours, data_wait_s)
+        self._profile.after_step(step)
+        if step % self._config.log_every == 0 or step == self._total_steps:
+            self._log_window()
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars of a step at once, such as `eval/gauc`, and log them in one line."""
+        if self._writes:
+            self._write(step, scalars)
+            values = (f"{name} {value:.5g}" for name, value in scalars.items())
+            logger.info("step %s  %s", f"{step:,}", "  ".join(values))
+
+    def window(self) -> dict[str, float]:
+        """What has been counted since the last log point, for a resume to go on counting."""
+        return self._window.state()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what runs inside, such as an evaluation, out of the training rates."""
+        # Steps still queued on the device belong to the window, not to the pause.
+        if self._writes and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._window.started += time.perf_counter() - started
+
+    def _log_window(self) -> None:
+        window, self._window = self._window, StepWindow()
+        scalars = window.scalars(self._world)
+        scalars["train/memory_bytes"] = peak_memory_bytes(self._device)
+        self._window.started = time.perf_counter()
+        self._write(self._step, {**scalars, **(self._scalars() if self._scalars else {})})
+        text = (
+            f"loss {scalars['train/loss']:.4f}  {scalars['train/samples_per_s']:,.0f} samples/s  "
+            f"data wait {scalars['train/data_wait_share']:.0%}"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(self._step - self._bar.n)
+            return
+        if self._total_steps is not None:
+            remaining = (self._total_steps - self._step) * scalars["train/step_s"]
+            text = f"of {self._total_steps:,}  {text}  {tqdm.format_interval(remaining)} left"
+        logger.info("step %s  %s", f"{self._step:,}", text)
+
+    def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        row: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
+        row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._tensorboard is not None:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+
+def _cut_metrics(folder: Path, step: int) -> None:
+    """Keep only whole rows of steps up to this one, so that no step is told twice."""
+    kept = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
+    scratch = folder / f"{METRICS_FILE}.tmp"
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    scratch.replace(folder / METRICS_FILE)
