@@ -62,17 +62,21 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# A file's tests stay in one process, so that what they share is made once.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
 unit: $(STAMP)
-	$(BIN)/pytest tests/unit
+	$(PYTEST) tests/unit
 
 dist: $(STAMP)
-	$(BIN)/pytest tests/dist
+	$(PYTEST) tests/dist
 
 e2e: $(STAMP)
-	$(BIN)/pytest tests/e2e
+	$(PYTEST) tests/e2e
 
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The same suite: on a GPU host it trains on the GPU, and tests marked gpu run too.
 test-gpu: $(STAMP)

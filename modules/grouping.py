@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modules.views import Seen
 
 _AS_NEAR = 1e-4
-"""Part by which distances differ that count as equal."""
+"""Of a distance and of its cluster's mean: distances that differ by less count as equal."""
 
 
 class SimHash(nn.Module):
@@ -80,10 +80,13 @@ def clusters(value_RLD: Tensor, behaviour_RL: Tensor, most: int) -> Clusters:
     )
     while parts.column_RCL.size(2) > most:
         parts = _halved(parts, most)
-    distance_RCL = (parts.value_RCLD - _mean(parts, parts.valid()).unsqueeze(2)).norm(dim=3)
+    mean_RC1D = _mean(parts, parts.valid()).unsqueeze(2)
+    distance_RCL = (parts.value_RCLD - mean_RC1D).norm(dim=3)
     distance_RCL = distance_RCL.masked_fill(~parts.valid(), torch.inf)
-    # Of two behaviours both are as near to their mean: not rounding decides, but age.
-    far_RCL = distance_RCL > distance_RCL.amin(dim=2, keepdim=True) * (1 + _AS_NEAR)
+    # Of two behaviours, or of equal ones, all are as near to their mean: not rounding decides, but
+    # age. Rounding grows with the rows as well as with the distance.
+    least_RC1 = distance_RCL.amin(dim=2, keepdim=True)
+    far_RCL = distance_RCL > least_RC1 + _AS_NEAR * (least_RC1 + mean_RC1D.norm(dim=3))
     newest_RC = parts.column_RCL.masked_fill(far_RCL, length).amin(dim=2)
     size_RC = parts.size_RC
     newest_RC = newest_RC.where(size_RC > 0, length)  # One more column, for empty parts.

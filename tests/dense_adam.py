@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,18 +45,6 @@ class Trained:
     losses: list[float]
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Two threads would wait for each other longer than such a small model takes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
 def train_sharded(way: str, context: RunContext, *options: str) -> Trained:
     """The small run with dense Adam; a collective, whole tables are on rank 0 only."""
     run = build(_config(way, *options), small_schema(), context)
@@ -73,7 +59,6 @@ def train_sharded(way: str, context: RunContext, *options: str) -> Trained:
     return Trained(start, _state(run), losses)
 
 
-@_one_thread()
 def train_dense(way: str, start: dict[str, Tensor]) -> Trained:
     """The same from the same start on one process, where PyTorch steps every parameter."""
     config = _config(way)

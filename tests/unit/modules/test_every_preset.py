@@ -14,8 +14,6 @@ from tests import small
 from tests.preset_step import CANCELLED, check_all_trained, compare, make_config
 from tests.reference_presets import REFERENCES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def cancelled(preset: str) -> list[str]:
     return [CANCELLED[preset]] if preset in CANCELLED else []

@@ -30,6 +30,14 @@ def test_halves_are_cut_until_none_is_too_large() -> None:
     assert columns == [0, 2, 4, 6]  # Of two as near, the newer stands for both.
 
 
+def test_of_equal_behaviours_the_newest_stands_for_all_whatever_the_rounding() -> None:
+    assert one([0.1, 0.1, 0.1], 3) == ([0], [3.0])
+    value_RLD = torch.tensor([[0.1, 0.7, 1e-3]]).repeat(1, 7, 1)
+    value_RLD = value_RLD * (1 + 1e-7 * torch.tensor([3.0, -2, 1, -3, 2, 0, -1]).view(1, 7, 1))
+    found = clusters(value_RLD, torch.ones(1, 7, dtype=torch.bool), 7)
+    assert found.member_RL.tolist() == [[True] + [False] * 6]
+
+
 def test_a_small_history_is_one_cluster_and_padding_none() -> None:
     assert one([5.0, 7.0, 6.0, 0.0, 0.0], 3, length=3) == ([2], [3.0])
     behaviour_RL = torch.zeros(1, 4, dtype=torch.bool)

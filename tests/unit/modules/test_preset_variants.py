@@ -10,8 +10,6 @@ from modules.presets import PRESETS
 from tests import small
 from tests.preset_step import CANCELLED, check_all_trained, compare, make_config
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VARIANTS = [
     ("twin", "attention.scale=joint"),
     ("dare", "embeddings.attention={item: 4, category: 8, position: 3}"),

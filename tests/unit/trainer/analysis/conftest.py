@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 
 from tests.commands import data_options, prepare_small
 from trainer.analysis.scoring import OpenedRun
@@ -16,15 +15,6 @@ from trainer.loop import Trainer
 def small_data(tmp_path_factory) -> list[str]:
     """Options of a run that read a small synthetic dataset."""
     return data_options(prepare_small(tmp_path_factory.mktemp("analysed") / "data"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Batches are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
