@@ -20,7 +20,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare analyze WHAT --config F   what a run has learned: attention, retrieval, discriminability,
                                  gradients, convergence
   dare sweep --config FILE       seeds, presets and any fields, to a table of mean ± std
-  dare compare                   TWIN against DARE where one table is enough, and where not
+  dare compare                   one table against two and four, where one is enough and not
   dare bench train               samples/s and memory at the paper's setting, of any preset
   dare bench search              time of the search alone, against width and history length
   dare bench exchange            bytes between ranks, representation pooled and not

@@ -13,16 +13,17 @@ RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml
 
 def test_the_table_is_what_one_would_write_by_hand():
     cells = [
-        Cell(1.0, "twin", [0.70, 0.80], [0.90, 0.90]),
-        Cell(1.0, "dare", [0.80, 0.80], [0.90, 0.90]),
-        Cell(0.0, "twin", [0.50], [0.75]),
-        Cell(0.0, "dare", [0.625], [0.75]),
+        Cell(1.0, "twin", [0.70, 0.80], [0.90, 0.90], [0.4, 0.5]),
+        Cell(1.0, "dare", [0.80, 0.80], [0.90, 0.90], [1.0, 0.9]),
+        Cell(0.0, "twin", [0.50], [0.75], [-0.1]),
+        Cell(0.0, "dare", [0.625], [0.75], [None]),
     ]
     assert format_table(cells).splitlines() == [
-        "| agreement | best possible | TWIN AUC | of possible | DARE AUC | of possible |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| 1 | 0.9000 | 0.7500 ± 0.0707 | 62.5% | 0.8000 ± 0.0000 | 75.0% |",
-        "| 0 | 0.7500 | 0.5000 ± 0.0000 | 0.0% | 0.6250 ± 0.0000 | 50.0% |",
+        "| agreement | best possible | TWIN AUC | TWIN of possible | TWIN attention "
+        "| DARE AUC | DARE of possible | DARE attention |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| 1 | 0.9000 | 0.7500 ± 0.0707 | 62.5% | 0.45 | 0.8000 ± 0.0000 | 75.0% | 0.95 |",
+        "| 0 | 0.7500 | 0.5000 ± 0.0000 | 0.0% | -0.10 | 0.6250 ± 0.0000 | 50.0% | - |",
     ]
 
 
@@ -32,6 +33,7 @@ def test_compare_trains_each_pair_once_and_goes_on_where_it_was(tmp_path):
         f"--out={tmp_path}",
         f"--config={RECIPE}",
         "--agreements=[1.0, 0.0]",
+        "--presets=[twin, dare]",
         "--seeds=[1]",
         "--users=150",
         '--options=["--loop.epochs=1", "--loop.steps=2", "--loop.evaluate_every=0"]',
@@ -51,6 +53,9 @@ def test_compare_trains_each_pair_once_and_goes_on_where_it_was(tmp_path):
         assert cell["auc"] == [result["auc"]]
         assert cell["oracle_auc"] == [result["oracle_auc"]]
         assert result["preset"] == cell["preset"]
+        (near,) = cell["attention"]
+        found = json.loads((tmp_path / "runs" / run / "analysis" / "attention.json").read_text())
+        assert found["correlations"]["planted attention"]["attention"]["pearson"] == near
     table = (tmp_path / "compare.md").read_text()
     assert f"{cells[3]['mean']:.4f} ± 0.0000" in table
 

@@ -1,8 +1,9 @@
-"""`dare compare`: TWIN against DARE where one table is enough, and where it is not."""
+"""`dare compare`: one table against two and four, where one is enough and where it is not."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import shutil
 import statistics
@@ -13,6 +14,7 @@ from typing import Any
 from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
+from trainer.analysis.command import analyze_run
 from trainer.outcome import write_json
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep.grid import Dataset
@@ -25,12 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cell:
-    """Test AUC of one model at one agreement, over the seeds."""
+    """Test AUC and attention of one model at one agreement, over the seeds."""
 
     agreement: float
     preset: str
     auc: list[float]
     oracle_auc: list[float]
+    attention: list[float | None]
+    """Correlation of the learned attention with the planted one, over pairs of categories and
+    positions (`dare analyze attention`); None where the log is too small to tell."""
 
     @property
     def mean(self) -> float:
@@ -54,17 +59,18 @@ def compare(
     *,
     out: str = "runs/compare",
     config: str = "launch/recipes/synthetic_dare.yaml",
-    presets: tuple[Preset, ...] = ("twin", "dare"),
+    presets: tuple[Preset, ...] = ("twin", "twin_4e", "dare"),
     agreements: tuple[float, ...] = (1.0, 0.5, 0.0),
     seeds: tuple[int, ...] = (1, 2, 3),
     users: int = 0,
     launcher: str = HERE,
     options: tuple[str, ...] = (),
 ) -> tuple[str, int]:
-    """Train models on synthetic logs of falling agreement and write a table and a plot.
+    """Train models on synthetic logs of falling agreement; leave a table and a plot.
 
     At agreement 1 what makes a behaviour matter is what it then means, and one shared table is
-    enough; at 0 the two are independent. Called again, it goes on: logs and runs that are what is
+    enough; at 0 the two are independent. Told are the AUC and how near the learned attention comes
+    to the planted one. Called again, it goes on: logs and runs that are what is
     asked for now are kept, those of other options are made anew.
 
     Args:
@@ -85,7 +91,7 @@ def compare(
     base = [f"--config={config}", *options]
     read_options(base)  # A mistake in them must not wait for the first log to be made.
     configure_logging(0)
-    cells = {(a, preset): Cell(a, preset, [], []) for a in agreements for preset in presets}
+    cells = {(a, preset): Cell(a, preset, [], [], []) for a in agreements for preset in presets}
     runs: dict[str, tuple[Run, Cell]] = {}
     for agreement in agreements:
         for seed in seeds:
@@ -106,8 +112,20 @@ def compare(
         else:
             cell.auc.append(ended.result["auc"])
             cell.oracle_auc.append(ended.result["oracle_auc"])
+            cell.attention.append(_closeness(folder / "runs" / ended.run.name))
     _write([cell for cell in cells.values() if cell.auc], folder)
     return str(folder / "compare.md"), failed
+
+
+def _closeness(run: Path) -> float | None:
+    """Correlation of a run's attention with what was planted; analysed if it was not since then."""
+    found = run / "analysis" / "attention.json"
+    result = run / "result.json"
+    if not found.exists() or found.stat().st_mtime_ns < result.stat().st_mtime_ns:
+        analyze_run("attention", [f"--config={run / 'config.yaml'}"])
+    told = json.loads(found.read_text())["correlations"]["planted attention"]["attention"]
+    pearson: float | None = told["pearson"]
+    return pearson
 
 
 def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
@@ -147,9 +165,10 @@ def _write(cells: list[Cell], folder: Path) -> None:
 
 
 def format_table(cells: list[Cell]) -> str:
-    """The comparison as a Markdown table: a row an agreement, two columns a model."""
+    """The comparison as a Markdown table: a row an agreement, three columns a model."""
     presets = list(dict.fromkeys(cell.preset for cell in cells))
-    heads = [part for name in presets for part in (f"{name.upper()} AUC", "of possible")]
+    parts_of = ("AUC", "of possible", "attention")
+    heads = [f"{name.upper()} {part}" for name in presets for part in parts_of]
     lines = [
         "| agreement | best possible | " + " | ".join(heads) + " |",
         "| --- " * (2 + len(heads)) + "|",
@@ -161,30 +180,45 @@ def format_table(cells: list[Cell]) -> str:
         for preset in presets:
             cell = row.get(preset)
             if cell is None:
-                parts += ["-", "-"]
+                parts += ["-"] * len(parts_of)
             else:
                 parts += [f"{cell.mean:.4f} ± {cell.deviation:.4f}", f"{cell.of_possible:.1%}"]
+                known = [near for near in cell.attention if near is not None]
+                parts.append(f"{statistics.fmean(known):.2f}" if known else "-")
         lines.append("| " + " | ".join(parts) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(cells: list[Cell], path: Path) -> None:
-    """Draw AUC against agreement, one line a model, with the best possible above."""
+    """Draw AUC and attention against agreement, one line a model, below the best possible."""
     oracle = {cell.agreement: statistics.fmean(cell.oracle_auc) for cell in cells}
-    lines = [Line(label="best possible", x=list(oracle), y=list(oracle.values()), dashed=True)]
+    best = Line(label="best possible", x=list(oracle), y=list(oracle.values()), dashed=True)
+    lines: dict[str, list[Line]] = {"auc": [best], "attention": []}
     for preset in dict.fromkeys(cell.preset for cell in cells):
         mine = [cell for cell in cells if cell.preset == preset]
-        lines.append(
-            Line(
-                label=preset.upper(),
-                x=[cell.agreement for cell in mine],
-                y=[cell.mean for cell in mine],
-                error=[cell.deviation for cell in mine],
-                colour=PRESET_COLOURS.get(preset, ""),
+        for what, panel in lines.items():
+            known = {
+                cell.agreement: [value for value in getattr(cell, what) if value is not None]
+                for cell in mine
+            }
+            values = {agreement: found for agreement, found in known.items() if found}
+            panel.append(
+                Line(
+                    label=preset.upper(),
+                    x=list(values),
+                    y=[statistics.fmean(found) for found in values.values()],
+                    error=[
+                        statistics.stdev(found) if len(found) > 1 else 0.0
+                        for found in values.values()
+                    ],
+                    colour=PRESET_COLOURS.get(preset, ""),
+                )
             )
-        )
     draw_lines(
-        [Panel(lines=lines)],
+        [
+            Panel(lines=lines["auc"]),
+            Panel(lines=lines["attention"], y_label="correlation with the planted attention"),
+        ],
         path,
         x_label="agreement of what matters and what it means (1: one table is enough)",
         y_label="test AUC",

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PRESET_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e"}
+PRESET_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e", "twin_4e": "#5b4b8a"}
 """Of the models that are drawn most; others take the next colour."""
 _STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 _DPI = 150
@@ -38,6 +38,8 @@ class Panel:
 
     lines: Sequence[Line]
     title: str = ""
+    y_label: str = ""
+    """Where it is not that of all panels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def draw_lines(
                 axes.minorticks_off()
             axes.set_title(panel.title)
             axes.set_xlabel(x_label)
-            axes.set_ylabel(y_label)
+            axes.set_ylabel(panel.y_label or y_label)
             axes.grid(alpha=0.25)
             axes.legend(frameon=False)
         figure.savefig(path, dpi=_DPI)
