@@ -85,7 +85,7 @@ class _Balance(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.tables = tables
         return tuple(
-            value.clone() for value in (history_ND, target_TD, position_LP) for _ in range(2)
+            value.view_as(value) for value in (history_ND, target_TD, position_LP) for _ in range(2)
         )
 
     @staticmethod

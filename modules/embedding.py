@@ -256,32 +256,3 @@ class Embeddings(nn.Module):
     def by_table(self, value: Tensor, space: str) -> list[Tensor]:
         """What `view` has side by side, cut apart along the last dimension, table by table."""
         return list(torch.split(value, list(self.config.table_widths(space).values()), dim=-1))
-
-
-class Positions(nn.Module):
-    """The position tables, dense: a batch reads every row, so there is nothing to shard.
-
-    Position 0 is the target, 1 the newest behaviour, as in the paper's released code.
-
-    Args:
-        config: spaces and widths.
-        history_length: the oldest position there can be.
-    """
-
-    def __init__(self, config: EmbeddingsConfig, history_length: int) -> None:
-        super().__init__()
-        self.config = config
-        self.tables = nn.ParameterDict(
-            {
-                space: nn.Parameter(torch.zeros(history_length + 1, widths.position))
-                for space, widths in config.spaces().items()
-            }
-        )
-
-    def target(self, use: Use) -> Tensor:
-        """The target's position embedding, [D]."""
-        return self.tables[self.config.space(use)][0]
-
-    def history(self, use: Use, length: int) -> Tensor:
-        """Position embeddings of the `length` newest behaviours, newest first, [length, D]."""
-        return self.tables[self.config.space(use)][1 : length + 1]

@@ -126,6 +126,12 @@ class RankerConfig:
                 "model.search.by is own, whose matrices only the auxiliary head trains, which this "
                 "model has not; set model.head.auxiliary_weight above 0"
             )
+        if self.attention.scorer == "buckets" and self.search.cluster_size:
+            yield (
+                f"model.search.cluster_size is {self.search.cluster_size}, attention.scorer "
+                "buckets, whose scores are no exponents that a cluster's size could be added to; "
+                "set cluster_size to 0"
+            )
         if self.projection.of_joined and self.attention.scorer != "dot":
             yield (
                 f"model.projection.place is joined, attention.scorer {self.attention.scorer}; a "

@@ -57,8 +57,3 @@ class WidthsConfig:
             return replace(self, features={**self.features, table: width})
         changed: dict[str, Any] = {table: width}
         return replace(self, **changed)
-
-    @property
-    def looked_up(self) -> int:
-        """Width of all features that are looked up together: all but the position."""
-        return sum(self.tables.values())

@@ -146,11 +146,6 @@ def model_tables(model: nn.Module) -> dict[str, Table]:
     return found
 
 
-def collection_tables(model: nn.Module) -> dict[str, list[str]]:
-    """Features by table, over all collections of a model."""
-    return {name: list(table.features) for name, table in model_tables(model).items()}
-
-
 def table_kinds(model: nn.Module) -> dict[str, Kind]:
     """Kind by table, over all collections of a model."""
     return {name: table.kind for name, table in model_tables(model).items()}

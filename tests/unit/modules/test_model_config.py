@@ -33,6 +33,7 @@ def parse(*options: str):
         (("projection.features=[]",), r"features is \[\]; name at least one, each once"),
         (("preset=dare", "embeddings.gradients=balanced"), r"balanced, but the uses read 2 spaces"),
         (("search.cluster_size=-1",), r"model\.search\.cluster_size is -1; it must be at least 0"),
+        (("preset=sdim", "search.cluster_size=3"), r"cluster_size is 3, attention\.scorer buckets"),
         (("attention.hash_bits=0",), r"model\.attention\.hash_bits is 0; it must be at least 1"),
         (("projection.width=-4",), r"model\.projection\.width is -4"),
     ],

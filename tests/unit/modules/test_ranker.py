@@ -74,8 +74,7 @@ def test_every_feature_with_a_width_has_a_table_in_each_space_that_reads_it() ->
     }
     widths = SIDE["dare"].attention
     assert list(widths.tables) == ["item", "category", "interval", "behaviour_type", "scenario"]
-    assert widths.looked_up == 8 + 4 + 4 + 4 + 8
-    assert DARE.attention.looked_up == 8 + 4
+    assert sum(widths.tables.values()) == 8 + 4 + 4 + 4 + 8
 
 
 def test_features_lie_in_one_order_whatever_that_of_the_config() -> None:
