@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.ids import IdMode, IdRules, hash_ids, rows_option
 from pipelines.interval import MOST_BUCKETS
 from pipelines.parquet import list_row_groups, read_requests
-from pipelines.schema import FEATURES, INTERVAL, DatasetSchema, Layout, is_feature_name
+from pipelines.schema import FEATURES, INTERVAL, NAME_RULE, DatasetSchema, Layout, is_feature_name
 from pipelines.stream import EpochOrder, RequestDataset, StreamConfig, Targets
 
 Split = Literal["train", "val", "test"]
@@ -97,7 +97,7 @@ class DataConfig:
             if not is_feature_name(name) or rows < 0:
                 raise ValueError(
                     f"data.feature_rows has {name}: {rows}; give rows of at least 0 by the name of "
-                    "a feature other than item and category"
+                    f"a feature other than item and category ({NAME_RULE})"
                 )
 
     def rows(self, schema: DatasetSchema, features: Sequence[str] = FEATURES) -> dict[str, int]:

@@ -65,9 +65,16 @@ _TAKEN = {*FEATURES, INTERVAL, "position", "user_id", "timestamp"} | {
 }
 
 
+_SIDES = ("history_", "target_")
+NAME_RULE = f"letters, digits and _, not a column's name, not beginning with {' or '.join(_SIDES)}"
+"""How a further feature may be called."""
+
+
 def is_feature_name(name: str) -> bool:
-    """Whether a further feature may be called so: by letters, digits and _, and not as a column."""
-    return name.isidentifier() and name not in _TAKEN
+    """Whether a further feature may be called so, by `NAME_RULE`."""
+    # A batch has a feature as history_<name> and target_<name>, a file as <name> and
+    # history_<name>: begun alike, one could be another's.
+    return name.isidentifier() and name not in _TAKEN and not name.startswith(_SIDES)
 
 
 def history_column(layout: Layout, feature: str) -> str:

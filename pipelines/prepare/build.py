@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -80,6 +82,7 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
 
     Raises:
         ValueError: the raw file is not what it should be, or nothing is left of it.
+        RuntimeError: the event store failed, as for want of memory or disk.
     """
     # Nothing is written for a raw log that is not there, and a folder in use is refused before
     # hours of reading, by both of the next two.
@@ -94,12 +97,16 @@ def prepare(job: Preparation, form: RawFormat, parse: Parse) -> DatasetSchema:
     )
     local = job.out if Path(job.out).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=local) as scratch:
-        store = EventStore(scratch, job.resources, job.features)
         try:
-            counts = _read(job, form, parse, store)
-            return _write(job, store, writer, counts)
-        finally:
-            store.close()
+            with closing(EventStore(scratch, job.resources, job.features)) as store:
+                counts = _read(job, form, parse, store)
+                return _write(job, store, writer, counts)
+        except duckdb.Error as error:
+            # No kind of error that commands turn into a line.
+            raise RuntimeError(
+                f"the event store in {scratch} failed: {error}; where it lacks memory or disk, "
+                f"raise --resources.memory_gb (now {job.resources.memory_gb}) or make room"
+            ) from error
 
 
 def _check_unused(out: str) -> None:

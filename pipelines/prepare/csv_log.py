@@ -106,7 +106,7 @@ def _check_features(features: Mapping[str, str], target_features: tuple[str, ...
             raise ValueError(
                 f"--features has {name}: {column!r}; give the column of each by a name of "
                 f"lower-case letters, digits and _ that is none of {', '.join(RESERVED)} or of the "
-                "layout's columns"
+                "layout's columns, and does not begin with history_ or target_"
             )
     strange = [name for name in target_features if name not in features]
     if strange:

@@ -185,9 +185,11 @@ class EventStore:
         names = ("item", "category", *self._features)
         ids = ", ".join(f"{name}_ids.id AS {_quoted(name)}" for name in names)
         joins = " ".join(f"JOIN {name}_ids ON e.{_quoted(name)} = {name}_ids.raw" for name in names)
+        # A feature may be called as a column of the ids that are joined.
+        columns = ", ".join(f"e.{_quoted(name)}" for name in ("line", "time", *names))
         reader = self._connection.sql(
             f"SELECT {ids}, e.time AS timestamp FROM ("
-            f"SELECT u.id AS user_id, line, {self._columns} FROM events e "
+            f"SELECT u.id AS user_id, {columns} FROM events e "
             f"JOIN user_ids u ON e.user = u.raw WHERE u.clicks >= {int(min_clicks)}) e "
             f"{joins} ORDER BY {by}"
         ).to_arrow_reader(_BATCH_ROWS)

@@ -13,6 +13,8 @@ from pipelines.parquet import RowRange, list_row_groups, read_requests
 from pipelines.prepare.writer import SPLITS, SplitStatistics, file_info
 from pipelines.schema import (
     FEATURES,
+    INTERVAL,
+    NAME_RULE,
     DatasetSchema,
     FileInfo,
     Layout,
@@ -103,7 +105,7 @@ def describe_parquet(
     """
     for name in features or ():
         if not is_feature_name(name):
-            raise ValueError(f"--features has {name!r}, which is no name that a feature can have")
+            raise ValueError(f"--features has {name!r}; a feature's name is of {NAME_RULE}")
     target = storage.join(out, "schema.json")
     if storage.exists(target):
         raise ValueError(f"--out is {out}, which has a schema.json; remove it to describe it anew")
@@ -159,7 +161,8 @@ def _describe_split(out: str, split: str, layout: Layout, ids: dict[str, _Ids]) 
 def _add(
     statistics: SplitStatistics, group: RowRange, layout: Layout, ids: dict[str, _Ids]
 ) -> None:
-    rules = IdRules(dict.fromkeys(ids, 0), "as_is")
+    # With intervals the timestamps are read and checked too.
+    rules = IdRules({**dict.fromkeys(ids, 0), INTERVAL: 2}, "as_is")
     found = read_requests(group, layout=layout, history_length=_WHOLE_LIFE, ids=rules)
     statistics.add(found.end - found.start, found.label)
     for name, seen in ids.items():

@@ -2,7 +2,8 @@
 
 A copy of the run is trained for some steps, and of each step the gradient that a category's row
 gets from either is kept apart (Fig. 2, 3 and 13 of the paper). Both include what the auxiliary loss
-sends. The run itself stays as it is.
+sends, and are what reaches the table: attention's is scaled where the preset scales it
+(avoid_domination). The run itself stays as it is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from trainer.task import StepOutput
 logger = logging.getLogger(__name__)
 
 START = "start"
+_SCALED = "scaled to the norm of the representation's, table by table"
 Gradients = dict[tuple[str, Table], RoleGradients]
 
 
@@ -86,6 +88,7 @@ def gradients(job: Job, options: GradientsOptions) -> Findings:
         "first_step": step + 1,
         "steps": len(losses),
         "options": asdict(options),
+        "attention_gradient": _SCALED if embeddings.gradients == "balanced" else "unscaled",
         "loss": losses,
         "tables": {f"{space}_{table}": _told(tally) for (space, table), tally in tallies.items()},
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
 
 from trainer.analysis.conflict import COSINE_EDGES, SHARE_EDGES
 from trainer.analysis.pictures import COLOURS, MUTED, label, new_figure, styled
@@ -36,7 +37,8 @@ def draw_gradients(content: Mapping[str, Any], title: str) -> Figure:
             _rows(panels[3], table, what)
         figure.suptitle(
             f"Gradients of attention and of the representation where {title} shares tables: "
-            f"{content['steps']:,} steps from {content['start']}",
+            f"{content['steps']:,} steps from {content['start']}; "
+            f"attention's gradient {content['attention_gradient']}",
             fontsize=11,
         )
     return figure
@@ -47,13 +49,16 @@ def _norms(axes: Axes, content: Mapping[str, Any], table: Mapping[str, Any], nam
     for role, colour in _ROLES.items():
         axes.plot(steps, table["by_step"][role], color=colour, label=role)
     ratio, published = table["corrected"]["ratio"], table["published"]["ratio"]
+    told = f"{ratio:.1f} (as published {published:.1f})"
+    if not table["corrected"]["attention"] > 0:
+        told = "attention has no gradient"
     label(
         axes,
-        title=f"{name}: representation over attention\n{ratio:.1f} (as published {published:.1f})",
+        title=f"{name}: representation over attention\n{told}",
         x="step",
         y="mean norm of a row's gradient",
     )
-    axes.set_yscale("log")
+    axes.set_yscale(_scale(*(table["by_step"][role] for role in _ROLES)))
     axes.legend()
 
 
@@ -68,15 +73,23 @@ def _sizes(axes: Axes, table: Mapping[str, Any], what: str) -> None:
         both = np.concatenate([attention[seen], representation[seen]])
         ends = [both.min() / 1.5, both.max() * 1.5]
         axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    larger = float((representation[seen] > attention[seen]).mean()) if seen.any() else np.nan
+    told = "no row has\nboth gradients"
+    if seen.any():
+        larger = float((representation[seen] > attention[seen]).mean())
+        told = f"the representation's is\nlarger in {larger:.0%} of rows"
     label(
         axes,
-        title=f"by {what}: the representation's is\nlarger in {larger:.0%} of rows",
+        title=f"by {what}: {told}",
         x="attention: mean norm",
         y="representation: mean norm",
     )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set_xscale(_scale(attention[seen]))
+    axes.set_yscale(_scale(representation[seen]))
+
+
+def _scale(*values: ArrayLike) -> Literal["log", "linear"]:
+    """Logarithmic where something can be drawn so; matplotlib fails where nothing can."""
+    return "log" if any((np.asarray(some, float) > 0).any() for some in values) else "linear"
 
 
 def _cosines(axes: Axes, table: Mapping[str, Any], what: str) -> None:

@@ -33,7 +33,7 @@ class CellSpace:
     """Packs a cell into one number.
 
     Raises:
-        ValueError: there are more cells than int64 can number.
+        ValueError: there are more cells than int64 can number twice, for either label.
     """
 
     categories: int
@@ -42,10 +42,12 @@ class CellSpace:
     """Positions that are looked at, from the newest."""
 
     def __post_init__(self) -> None:
-        if self.categories**2 * self.positions > np.iinfo(np.int64).max:
+        # `count_cells` numbers each cell without a click and with one.
+        if 2 * self.categories**2 * self.positions - 1 > np.iinfo(np.int64).max:
             raise ValueError(
                 f"{self.categories:,} categories squared times {self.positions:,} positions are "
-                "more cells than 64 bits can number; use a smaller category table"
+                "more cells than 64 bits can number with a bit for the label; use a smaller "
+                "category table"
             )
 
     def keys(self, target: np.ndarray, behaviour: np.ndarray, column: np.ndarray) -> np.ndarray:

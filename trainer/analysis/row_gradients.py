@@ -21,7 +21,10 @@ _ROLES = ("attention", "representation")
 
 
 class RoleGradients(NamedTuple):
-    """The two parts of a table's gradient, float64 on the CPU; together they are all of it."""
+    """The two parts of a table's gradient, float64 on the CPU; together they are all of it.
+
+    Attention's is what reaches the table: under `model.embeddings.gradients` balanced it is scaled.
+    """
 
     attention_CD: Tensor
     representation_CD: Tensor
@@ -82,13 +85,20 @@ class GradientWatch:
         found: dict[tuple[str, Table], RoleGradients] = {}
         for space in self._spaces:
             of_category = [self._categories(space, role, features) for role in _ROLES]
-            found[space, "category"] = RoleGradients(*of_category)
+            found[space, "category"] = self._reaching(*of_category)
             shape = self._position_shapes.get(space, torch.Size((0, 0)))
             if shape[1]:
                 of_position = [self._positions(space, role, shape) for role in _ROLES]
-                found[space, "position"] = RoleGradients(*of_position)
+                found[space, "position"] = self._reaching(*of_position)
         self._seen.clear()
         return found
+
+    def _reaching(self, attention_CD: Tensor, representation_CD: Tensor) -> RoleGradients:
+        """The parts as the table gets them; uses are watched before `modules.balance` scales."""
+        norm = attention_CD.norm()
+        if self._config.gradients == "balanced" and norm > 0:
+            attention_CD = attention_CD * (representation_CD.norm() / norm)
+        return RoleGradients(attention_CD, representation_CD)
 
     def _categories(self, space: str, role: str, features: KeyedJaggedTensor) -> Tensor:
         """Gradients of equal ids added up."""

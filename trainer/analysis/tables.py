@@ -20,6 +20,9 @@ from modules.projection import UseProjection
 from modules.scorers import DotScorer
 from trainer.analysis.scoring import OpenedRun
 
+_ROWS = 1 << 18
+"""Rows of behaviours that are gathered at a time."""
+
 
 @dataclass(frozen=True)
 class TableScores:
@@ -39,8 +42,14 @@ class TableScores:
 
     def scores(self, target_T: Tensor, category_TL: Tensor) -> Tensor:
         """Scores of histories against their targets, score_TL."""
-        dot_TC = self.target_CP[target_T] @ self.history_CP.T / math.sqrt(self.target_CP.size(1))
-        return dot_TC.gather(1, category_TL) + self.position_L[: category_TL.size(1)]
+        # Some targets at a time: neither the scores of all categories nor all rows at once may fit.
+        dot_TL = torch.empty(category_TL.shape)
+        some = max(1, _ROWS // max(1, category_TL.size(1)))
+        for first in range(0, len(target_T), some):
+            part = slice(first, first + some)
+            row_TLP = self.history_CP[category_TL[part]]
+            dot_TL[part] = torch.einsum("tp,tlp->tl", self.target_CP[target_T[part]], row_TLP)
+        return dot_TL / math.sqrt(self.target_CP.size(1)) + self.position_L[: category_TL.size(1)]
 
 
 def table_scores(opened: OpenedRun) -> TableScores | None:

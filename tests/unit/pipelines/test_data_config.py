@@ -73,7 +73,9 @@ def test_a_feature_that_the_data_lacks_or_outgrows_is_named(
         DataConfig(feature_rows=feature_rows).rows(schema, ("item", "category", *features))
 
 
-@pytest.mark.parametrize("rows", [{"item": 9}, {"interval": 9}, {"two words": 9}, {"page": -1}])
+@pytest.mark.parametrize(
+    "rows", [{"item": 9}, {"interval": 9}, {"two words": 9}, {"history_x": 9}, {"page": -1}]
+)
 def test_rows_of_what_is_no_further_feature_are_refused(rows: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"data.feature_rows has {next(iter(rows))}: "):
         DataConfig(feature_rows=rows)

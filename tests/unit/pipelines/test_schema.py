@@ -15,6 +15,7 @@ from pipelines.schema import (
     TableInfo,
     check_columns,
     features_of,
+    is_feature_name,
     layout_schema,
     load_schema,
 )
@@ -180,6 +181,12 @@ def test_lists_of_integers_alone_are_taken_for_features(layout: Layout) -> None:
     }.items():
         schema = schema.append(pa.field(prefix + name, kind))
     assert features_of(schema, layout) == ["page"]
+
+
+@pytest.mark.parametrize("name", ["history_item", "target_item", "history_", "target_page"])
+def test_no_feature_is_called_as_a_side_of_another(name: str) -> None:
+    assert not is_feature_name(name)
+    assert is_feature_name(f"my_{name}")
 
 
 def test_integer_widths_list_sizes_and_element_names_do_not_matter() -> None:

@@ -2,10 +2,12 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.prepare.csv_log import prepare_csv
+from pipelines.prepare.event_store import EventStore
 from pipelines.prepare.protocol import Protocol
 from pipelines.prepare.summary import format_summary
 from pipelines.schema import load_schema
@@ -121,6 +123,29 @@ def test_features_are_numbered_by_first_appearance_an_empty_text_as_well(tmp_pat
     assert "--model.embeddings.attention.features '{behaviour_type: 4, order: 4}'" in told
 
 
+def test_features_may_be_called_as_the_event_store_calls_its_own_columns(tmp_path):
+    names = ("id", "raw", "clicks", "first_line", "e", "u", "events", "item_ids", "two_categories")
+    protocol = dataclasses.replace(SMALL, repeated="drop")
+    features = dict.fromkeys(names, "did")
+    schema, out = _prepare(tmp_path, _log_with_pages(), protocol=protocol, features=features)
+    ann, bob = pq.read_table(f"{out}/test").to_pylist()
+    for name in names:
+        ids = pq.read_table(f"{out}/ids/{name}.parquet").to_pydict()
+        assert ids == {"id": [1, 2, 3], "raw": ["view", "buy", "fav"], "clicks": [2, 5, 1]}
+        assert (ann[name], bob[name]) == ([1, 2, 1], [2, 2, 2])
+        assert schema.tables[name].distinct == 3
+
+
+def test_a_failure_of_the_event_store_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    def fail(_store):
+        raise duckdb.OutOfMemoryException("could not allocate 3 blocks")
+
+    monkeypatch.setattr(EventStore, "number_ids", fail)
+    wanted = r"event store .*could not allocate 3 blocks; .*--resources\.memory_gb \(now 3\.0\)"
+    with pytest.raises(RuntimeError, match=wanted):
+        _prepare(tmp_path, _log([1, 2, 3, 4]))
+
+
 def test_rows_that_differ_in_a_feature_are_no_repetition(tmp_path):
     text = _log_with_pages() + "3,ann,a3,x,fav,b\n" + "3,ann,a3,x,fav,c\n"
     protocol = dataclasses.replace(SMALL, repeated="drop")
@@ -143,6 +168,8 @@ def test_rows_that_differ_in_a_feature_are_no_repetition(tmp_path):
         ({"features": {"item": "did"}}, "--features has item: 'did'"),
         ({"features": {"event": "did"}}, "none of line, user, item, category, event, time"),
         ({"features": {"label": "did"}}, "--features has label: 'did'"),
+        ({"features": {"history_item": "did"}}, "does not begin with history_ or target_"),
+        ({"features": {"target_item": "did"}}, "does not begin with history_ or target_"),
         ({"features": {"page": "page"}}, "no column page; its columns are when, who, what"),
         ({"target_features": ("page",)}, "--target_features has page; --features are none"),
         ({"delimiter": ";"}, r"its columns are when,who,what,kind,did \(delimiter ';'\)"),

@@ -105,8 +105,9 @@ def test_features_can_be_named_and_a_file_without_one_is(tmp_path) -> None:
     with_columns(f"{out}/val/part.parquet", "user", kind=[[3, 9]], page=[[1]])
     with pytest.raises(ValueError, match=r"part\.parquet row 0: item has 2 entries, page 1"):
         describe_parquet(out=out)
-    with pytest.raises(ValueError, match=r"--features has 'two words'"):
-        describe_parquet(out=out, features=("two words",))
+    for name in ("two words", "history_item", "target_kind"):
+        with pytest.raises(ValueError, match=f"--features has '{name}'; .* history_ or target_"):
+            describe_parquet(out=out, features=(name,))
     assert list(describe_parquet(out=out, features=("kind",)).tables) == [
         "item",
         "category",
@@ -149,6 +150,38 @@ def test_a_row_that_is_wrong_is_named_and_nothing_is_written(tmp_path) -> None:
     out = put(tmp_path, [USERS[0], broken])
     with pytest.raises(ValueError, match=r"part\.parquet row 1: item has 2 entries, category 1"):
         describe_parquet(out=out)
+    assert not (tmp_path / "schema.json").exists()
+
+
+def without_time(row: dict, layout: Layout) -> dict:
+    if layout == "request":
+        return {**row, "timestamp": None}
+    return {**row, "requests": [{**entry, "timestamp": None} for entry in row["requests"]]}
+
+
+BROKEN_TIMES = {
+    "too short": (lambda row, name, _: {**row, name: [0]}, "item has 2 entries, {} 1"),
+    "no list": (lambda row, name, _: {**row, name: None}, "{} is null"),
+    "a null": (lambda row, name, _: {**row, name: [0, None]}, "{} has a null"),
+    "a request without": (lambda row, _, layout: without_time(row, layout), "timestamp has a null"),
+}
+
+
+@pytest.mark.parametrize("layout", ["user", "request"])
+@pytest.mark.parametrize("broken", BROKEN_TIMES)
+def test_a_row_with_wrong_timestamps_is_named_and_nothing_is_written(
+    tmp_path, layout: Layout, broken
+) -> None:
+    out = put(tmp_path, [one_user([5, 6])] * 7, layout)
+    rows = rows_of([one_user([5, 6])] * 7, layout)
+    change, problem = BROKEN_TIMES[broken]
+    column = "timestamp" if layout == "user" else "history_timestamp"
+    rows[5] = change(rows[5], column, layout)
+    path = f"{out}/val/part.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=LAYOUTS[layout]), path, row_group_size=4)
+    wanted = rf"val/part\.parquet row 5: .*{problem.format(column)}"
+    with pytest.raises(ValueError, match=wanted):
+        describe_parquet(out=out, layout=layout)
     assert not (tmp_path / "schema.json").exists()
 
 

@@ -155,6 +155,14 @@ def test_places_of_unknown_keys_are_marked():
     assert not look_up(np.zeros(0, np.int64), np.array([3]))[1].any()
 
 
+def test_the_largest_cell_has_a_number_for_either_label():
+    space = CellSpace(2**31, 1)
+    (key,) = space.keys(*(np.array([2**31 - 1]),) * 2, np.array([0]))
+    assert int(2 * key + 1) == 2 * (2**62 - 1) + 1
+    with pytest.raises(ValueError, match="2,147,483,648 categories squared times 2 positions"):
+        CellSpace(2**31, 2)
+
+
 def test_more_cells_than_can_be_numbered_are_refused():
     with pytest.raises(ValueError, match="4,000,000,000 categories squared times 10 positions"):
         CellSpace(4_000_000_000, 10)

@@ -134,9 +134,9 @@ def test_the_parts_are_the_gradients_of_two_tables_of_equal_values(projection, t
         torch.testing.assert_close(sum(parts).float(), both, rtol=1e-4, atol=1e-7)
 
 
-def test_balanced_gradients_are_seen_before_they_are_scaled(tmp_path):
+def test_balanced_parts_are_scaled_as_the_table_gets_them_and_together_all_of_it(tmp_path):
     batch = read(users(), "user", tmp_path)
-    found = []
+    found, whole = [], {}
     for gradients in ("summed", "balanced"):
         embeddings = replace(TWIN, gradients=gradients)
         task = make_task(RankerConfig(preset="twin", embeddings=embeddings))
@@ -145,9 +145,18 @@ def test_balanced_gradients_are_seen_before_they_are_scaled(tmp_path):
         with watch.watching(interaction.uses):
             task(batch)[0].backward()
         found.append(watch.take(batch.features))
-    for table in ("category", "position"):
-        for one, other in zip(*(seen["shared", table] for seen in found), strict=True):
-            torch.testing.assert_close(one, other)
+        whole = {name: parameter.grad for name, parameter in task.named_parameters()}
+    for table, ending in (
+        ("category", ".shared_category.weight"),
+        ("position", ".positions.tables.shared"),
+    ):
+        summed, balanced = (seen["shared", table] for seen in found)
+        torch.testing.assert_close(balanced.representation_CD, summed.representation_CD)
+        factor = summed.representation_CD.norm() / summed.attention_CD.norm()
+        assert abs(factor - 1) > 0.01
+        torch.testing.assert_close(balanced.attention_CD, factor * summed.attention_CD)
+        (both,) = [grad for name, grad in whole.items() if name.endswith(ending)]
+        torch.testing.assert_close(sum(balanced).float(), both, rtol=1e-4, atol=1e-7)
 
 
 def test_presets_that_the_paper_looks_into_share_a_table():

@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+import trainer.analysis.tables
 from modules.presets import PRESETS
 from pipelines.planted import load_planted
 from tests.analysed import searched_of
 from tests.commands import TARGETS
 from tests.small_run import full_tables
 from trainer.analysis.scoring import planted_weights, scored, searched_batches
-from trainer.analysis.tables import table_scores
+from trainer.analysis.tables import TableScores, table_scores
 from trainer.report.attention_map import AttentionMap
 from trainer.task import StepOutput
 
@@ -92,6 +94,38 @@ def test_planted_weights_by_hand(small_data):
     ]
     assert weight_TL[0].tolist() == pytest.approx([power / sum(powers) for power in powers])
     assert weight_TL[1].tolist() == [1.0, 0.0]
+
+
+def test_a_million_categories_are_scored_by_those_of_the_behaviours_alone(monkeypatch):
+    # Of all categories a score for 2^12 targets would take 16 GB, and their rows together 8 GB.
+    random = torch.Generator().manual_seed(1)
+    targets, behaviours, categories, width = 1 << 12, 64, 1_000_000, 4
+    scores = TableScores(
+        target_CP=torch.randn(categories, width, generator=random),
+        history_CP=torch.randn(categories, width, generator=random),
+        position_L=torch.randn(70, generator=random),
+    )
+    target_T = torch.randint(categories, (targets,), generator=random)
+    category_TL = torch.randint(categories, (targets, behaviours), generator=random)
+    monkeypatch.setattr(trainer.analysis.tables, "_ROWS", 1000)
+    largest = 0
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                largest = max(largest, found.numel())
+            return found
+
+    with Watching():
+        found_TL = scores.scores(target_T, category_TL)
+    assert largest <= targets * behaviours
+    for row, column in ((0, 0), (17, 63), (4095, 5)):
+        of_target = scores.target_CP[target_T[row]]
+        of_behaviour = scores.history_CP[category_TL[row, column]]
+        expected = float(of_target @ of_behaviour) / 2 + float(scores.position_L[column])
+        assert float(found_TL[row, column]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @torch.no_grad()
