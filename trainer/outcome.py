@@ -119,5 +119,16 @@ def finite(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file of one JSON value."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Write a file of one JSON value: all of it, or what was there before stays."""
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    aside.replace(path)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a file of one JSON object; None where it is not there, or not whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,12 +1,14 @@
 """`dare compare` and `dare bench train` on sizes for seconds."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.commands import dare, dare_without_report
 from trainer.sweep.compare import Cell, format_table
+from trainer.sweep.lock import locked
 
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml"
 
@@ -102,7 +104,8 @@ def test_compare_makes_anew_what_is_of_other_options_and_keeps_the_rest(tmp_path
     assert state()[0] == 200
     assert state()[2] != second[2]
 
-    (data / "schema.json").unlink()
+    # As a preparation leaves it that is ended while it writes.
+    (data / "schema.json").write_text((data / "schema.json").read_text()[:100])
     assert f"{data} is of a log with other options or unfinished" in compare("--users=200", steps=3)
 
 
@@ -112,6 +115,14 @@ def test_compare_refuses_one_folder_for_all_checkpoints(tmp_path):
     assert (outcome.code, outcome.out) == (2, "")
     assert "checkpoint.folder is" in outcome.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_compare_on_a_folder_is_refused_while_the_first_goes_on(tmp_path):
+    with locked(tmp_path):
+        outcome = dare("compare", f"--out={tmp_path}", f"--config={RECIPE}", "--users=150")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{tmp_path} is held by process {os.getpid()} on" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_bench_prints_one_object_with_its_setting():

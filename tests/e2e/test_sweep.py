@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare, dare_without_report
+from trainer.sweep.lock import locked
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "launch" / "recipes" / "synthetic_dare.yaml"
@@ -47,7 +49,7 @@ def test_a_sweep_leaves_its_tables_and_tells_where(swept):
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"{out / 'sweep.md'}\n"
     assert {path.name for path in out.iterdir()} == {
-        *("runs", "sweep.md", "sweep.csv", "sweep.tex", "sweep.json"),
+        *("runs", "sweep.md", "sweep.csv", "sweep.tex", "sweep.json", ".lock"),
     }
     results = results_of(out)
     assert set(results) == {("twin", 1), ("twin", 2), ("dare", 1), ("dare", 2)}
@@ -116,6 +118,31 @@ def test_called_again_it_makes_only_what_is_not_there_as_asked(swept):
     assert kept.stat().st_mtime_ns != before
 
 
+def test_a_run_that_was_scored_on_another_split_is_made_anew(small, dataset, tmp_path):
+    own = [f"--data.{split}={dataset / split}" for split in ("train", "val", "test")]
+    options = [
+        *(option for option in small if not option.startswith("--data=")),
+        *(*own, f"--data.schema={dataset / 'schema.json'}", "--seeds=1,", "--loop.steps=1"),
+        *("--launcher=here", f"--out={tmp_path}"),
+    ]
+    assert dare_without_report(*options).code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "result.json").read_text())["split"] == "test"
+    again = dare_without_report(*options, "--data.test=")
+    assert again.code == 0, again.err
+    assert f"{run} was run with another data.test; run anew" in again.err
+    assert json.loads((run / "result.json").read_text())["split"] == "val"
+    assert "AUC of the val split" in (tmp_path / "sweep.md").read_text()
+
+
+def test_a_second_sweep_on_a_folder_is_refused_while_the_first_goes_on(small, tmp_path):
+    with locked(tmp_path):
+        outcome = dare(*small, f"--out={tmp_path}", "--seeds=1")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{tmp_path} is held by process {os.getpid()} on" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_run_that_fails_is_told_and_does_not_end_the_sweep(small, tmp_path):
     outcome = dare_without_report(
         *small,
@@ -168,6 +195,8 @@ def test_a_run_is_a_process_of_its_own(small, swept, tmp_path):
         (["--launcher=nowhere -m trainer"], "--launcher begins with nowhere"),
         (["--checkpoint.folder=all"], "checkpoint.folder is all"),
         (["--model.preset=twin"], "give --presets"),
+        (["--vary=model.preset=dare,eta"], "model.preset is varied by --presets"),
+        (["--data.test", ""], "--data.test and --data are given"),
         (["--frob=1"], "--frob"),
     ],
 )

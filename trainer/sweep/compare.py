@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import json
+import itertools
 import logging
 import shutil
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.analysis.command import analyze_run
-from trainer.outcome import write_json
+from trainer.outcome import read_object, write_json
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep.grid import Dataset
 from trainer.sweep.launch import HERE, make_runner
-from trainer.sweep.runs import Run, read_options, read_run, run_all
+from trainer.sweep.lock import locked
+from trainer.sweep.runs import Ended, Run, read_options, read_run, run_all
 from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -86,6 +89,9 @@ def compare(
 
     Returns:
         Path of the table, and how many runs failed.
+
+    Raises:
+        ValueError: something asked for cannot be, or another process holds the folder.
     """
     folder, runner = Path(out), make_runner(launcher)
     base = [f"--config={config}", *options]
@@ -93,38 +99,49 @@ def compare(
     configure_logging(0)
     cells = {(a, preset): Cell(a, preset, [], [], []) for a in agreements for preset in presets}
     runs: dict[str, tuple[Run, Cell]] = {}
-    for agreement in agreements:
-        for seed in seeds:
+    with locked(folder):
+        for agreement, seed in itertools.product(agreements, seeds):
             log = f"agreement-{agreement:g}-seed-{seed}"
             _prepare(folder, log, _asked(agreement, seed, users))
-            data = Dataset(log, str(folder / "data" / log)).options()
-            for preset in presets:
-                name = f"{preset}-{log}"
-                fields = {**data, "model.preset": preset, "seed": seed}
-                given = [*base, *(f"--{name}={value}" for name, value in fields.items())]
-                run = Run(name, tuple(given), read_run(given))
-                runs[name] = run, cells[agreement, preset]
-    failed = 0
-    for ended in run_all([run for run, _ in runs.values()], folder / "runs", runner):
-        _, cell = runs[ended.run.name]
-        if ended.result is None:
-            failed += 1
-        else:
-            cell.auc.append(ended.result["auc"])
-            cell.oracle_auc.append(ended.result["oracle_auc"])
-            cell.attention.append(_closeness(folder / "runs" / ended.run.name))
-    _write([cell for cell in cells.values() if cell.auc], folder)
+            for run in _runs_on(log, folder, base, presets, seed):
+                runs[run.name] = run, cells[agreement, run.asked["model.preset"]]
+        failed = 0
+        for ended in run_all([run for run, _ in runs.values()], folder / "runs", runner):
+            failed += not _note(ended, runs[ended.run.name][1], folder / "runs" / ended.run.name)
+        _write([cell for cell in cells.values() if cell.auc], folder)
     return str(folder / "compare.md"), failed
+
+
+def _runs_on(
+    log: str, folder: Path, base: Sequence[str], presets: Sequence[Preset], seed: int
+) -> Iterator[Run]:
+    """The runs of a log, one a preset."""
+    data = Dataset(log, str(folder / "data" / log)).options()
+    for preset in presets:
+        fields = {**data, "model.preset": preset, "seed": seed}
+        given = [*base, *(f"--{name}={value}" for name, value in fields.items())]
+        yield Run(f"{preset}-{log}", tuple(given), read_run(given))
+
+
+def _note(ended: Ended, cell: Cell, run: Path) -> bool:
+    """Add a run's figures to its cell; False where it failed."""
+    if ended.result is None:
+        return False
+    cell.auc.append(ended.result["auc"])
+    cell.oracle_auc.append(ended.result["oracle_auc"])
+    cell.attention.append(_closeness(run))
+    return True
 
 
 def _closeness(run: Path) -> float | None:
     """Correlation of a run's attention with what was planted; analysed if it was not since then."""
     found = run / "analysis" / "attention.json"
     result = run / "result.json"
-    if not found.exists() or found.stat().st_mtime_ns < result.stat().st_mtime_ns:
+    content = read_object(found)
+    if content is None or found.stat().st_mtime_ns < result.stat().st_mtime_ns:
         analyze_run("attention", [f"--config={run / 'config.yaml'}"])
-    told = json.loads(found.read_text())["correlations"]["planted attention"]["attention"]
-    pearson: float | None = told["pearson"]
+        content = read_object(found) or {}
+    pearson: float | None = content["correlations"]["planted attention"]["attention"]["pearson"]
     return pearson
 
 
@@ -138,9 +155,9 @@ def _asked(agreement: float, seed: int, users: int) -> dict[str, Any]:
 def _prepare(folder: Path, log: str, asked: dict[str, Any]) -> None:
     """Make a log, unless it is there as asked."""
     data = folder / "data" / log
-    held = load_schema(str(data / "schema.json")) if (data / "schema.json").exists() else None
-    if held is not None and held.protocol == asked:
-        return
+    with contextlib.suppress(ValueError):  # It is not there, or not whole.
+        if load_schema(str(data / "schema.json")).protocol == asked:
+            return
     # Its runs first: none may be left of a log that is no longer there.
     for stale in [*folder.glob(f"runs/*-{log}"), *folder.glob(f"data/{log}")]:
         logger.info("%s is of a log with other options or unfinished; made anew", stale)

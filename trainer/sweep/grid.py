@@ -12,6 +12,7 @@ from typing import get_args
 
 from modules.embedding import UsesConfig
 from modules.model_config import Preset
+from pipelines.schema import load_schema
 
 TABLE_1: tuple[Preset, ...] = (
     *("eta", "sdim", "din", "twin", "twin_hard", "twin_proj", "twin_no_tr", "twin_v2", "twin_4e"),
@@ -27,6 +28,8 @@ _WIDTHS: dict[str, tuple[str, ...]] = {
 """Names for the widths of all features; where one table serves both, they are those of both."""
 _FEATURES = ("item", "category", "position")
 _SPLITS = ("train", "val", "test")
+_OWN_OPTIONS = {"model.preset": "--presets", "seed": "--seeds"}
+"""Fields that are rows, or within a cell: varied as columns they would be called wrongly."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,22 @@ class Dataset:
 
     label: str
     folder: str
-    """With `train/ val/ test/ schema.json`; empty for the one of the base config."""
+    """With `train/ val/ schema.json`, and `test/` where it has such a split; empty for the one of
+    the base config."""
 
     def options(self) -> dict[str, str]:
-        """The fields of a run that read it."""
+        """The fields of a run that read it; `data.test` is empty where there is none.
+
+        Raises:
+            ValueError: its `schema.json` is missing or damaged.
+        """
         if not self.folder:
             return {}
+        schema = f"{self.folder}/schema.json"
         places = {f"data.{split}": f"{self.folder}/{split}" for split in _SPLITS}
-        return {**places, "data.schema": f"{self.folder}/schema.json"}
+        if "test" not in load_schema(schema).splits:
+            places["data.test"] = ""
+        return {**places, "data.schema": schema}
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Grid:
         """Fields of a setting's runs: those of its dataset and those that are varied.
 
         Raises:
-            ValueError: two axes set one field.
+            ValueError: two axes set one field, or the dataset is not there.
         """
         (dataset,) = (d for d in self.datasets if d.label == setting.dataset)
         found = dataset.options()
@@ -188,12 +199,17 @@ def parse_vary(texts: Sequence[str]) -> tuple[Axis, ...]:
     """Axes from `FIELD=VALUE,VALUE` or `FIELD+FIELD=VALUE,VALUE`.
 
     Raises:
-        ValueError: not of that form, or a value or field given twice.
+        ValueError: not of that form, a value or field given twice, or one that has an option of
+            its own.
     """
     axes = []
     for text in texts:
         names, equals, values = text.partition("=")
         fields = names.split("+")
+        for field in fields:
+            if field in _OWN_OPTIONS:
+                own = _OWN_OPTIONS[field]
+                raise ValueError(f"--vary is {text}; {field} is varied by {own}: give {own} A,B")
         if not equals or not all("." in field or field in _WIDTHS for field in fields):
             raise ValueError(
                 f"--vary is {text}; give FIELD=VALUE,VALUE with a dotted field such as "

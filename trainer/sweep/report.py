@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def _markdown(report: Report) -> str:
     seeds = ", ".join(map(str, grid.seeds))
     parts = [
         f"# Sweep of {report.config}\n\n",
-        *(f"Options: `{' '.join(report.options)}`\n\n" for _ in report.options[:1]),
+        *(f"Options: `{shlex.join(report.options)}`\n\n" for _ in report.options[:1]),
         f"AUC of the {report.split} split, mean ± sample standard deviation over the seeds "
         f"{seeds}; the best of each column is bold.\n\n",
         markdown_table(grid, cells),

@@ -27,14 +27,18 @@ from pipelines.schema import load_schema
 from trainer.arguments import parse_run, run_parser
 from trainer.checkpoints.store import Store
 from trainer.config import TrainConfig
-from trainer.outcome import write_json
+from trainer.outcome import read_object, write_json
 from trainer.parsing import in_one_line
+from trainer.sweep.inputs import files_of, version
 from trainer.sweep.launch import Runner, last_error
 
 logger = logging.getLogger(__name__)
 
-_ASKED, _LOG = "asked.json", "log.txt"
+_ASKED, _RESULT, _LOG = "asked.json", "result.json", "log.txt"
+_VERSION = "version"
 _PLACES = ("name", "out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
+_NEEDED = {"auc", "best_step"}
+"""What every result has."""
 _INTERRUPTED = (130, -signal.SIGINT)
 
 Keep = Literal["best", "none", "all"]
@@ -87,15 +91,17 @@ def read_run(options: Sequence[str]) -> dict[str, Any]:
     """What decides the result of a run, which is checked against its data.
 
     Returns:
-        By dotted name all fields but places and logging, and the digest of the data's
-        `schema.json` as `dataset`.
+        By dotted name all fields but places and logging, for those of the splits their files as
+        `files_of` tells them; the digest of the data's `schema.json` as `dataset`, and this
+        package's `version`.
 
     Raises:
         ValueError: a field has a value it does not take, or that does not fit the data.
     """
     config, text = read_options(options)
     # How many ranks a launcher starts, its runs will see.
-    config.check(load_schema(config.data.schema), world=1)
+    schema = load_schema(config.data.schema)
+    config.check(schema, world=1)
     with storage.open_file(config.data.schema, "rb") as stream:
         digest = hashlib.sha256(stream.read()).hexdigest()
     asked = {
@@ -103,7 +109,8 @@ def read_run(options: Sequence[str]) -> dict[str, Any]:
         for name, value in _flat(yaml.safe_load(text))
         if name not in _PLACES and not name.startswith("telemetry.")
     }
-    return {**asked, "dataset": digest}
+    files = files_of(config.data, schema)
+    return {**asked, **files, "dataset": digest, _VERSION: version()}
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,25 +175,41 @@ def _drop_checkpoints(folder: Path, result: dict[str, Any], keep: Keep) -> None:
 
 
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
-    return (folder / "result.json").exists() and not _other(folder, asked)
+    return (folder / _RESULT).exists() and not _why_anew(folder, asked)
 
 
-def _other(folder: Path, asked: dict[str, Any]) -> list[str]:
-    """Names of what was another when the run of this folder was made."""
-    path = folder / _ASKED
+def _why_anew(folder: Path, asked: dict[str, Any]) -> str:
+    """Why what this folder holds is of no use; empty where it is, or where there is no folder."""
+    path, result = folder / _ASKED, folder / _RESULT
     if not path.exists():
-        return [_ASKED] if folder.exists() else []
-    before = json.loads(path.read_text())
+        return f"{folder} has no {_ASKED}" if folder.exists() else ""
+    before = read_object(path)
+    if before is None:
+        return f"{path} cannot be read"
     # Through JSON, as the other was: it knows no tuples.
     now = json.loads(json.dumps(asked))
-    return sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+    other = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+    if _VERSION in other:
+        versions = f"{before.get(_VERSION) or 'none'}, this is {now.get(_VERSION) or 'none'}"
+        other[other.index(_VERSION)] = f"{_VERSION} ({versions})"
+    if other:
+        return f"{folder} was run with another {', '.join(other)}"
+    if result.exists() and _read_result(result) is None:
+        return f"{result} cannot be read"
+    return ""
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """A run's result; None where it is not there, or not whole."""
+    result = read_object(path)
+    return None if result is None or not result.keys() >= _NEEDED else result
 
 
 def _make(folder: Path, run: Run, runner: Runner) -> Ended:
     """Train: from the newest checkpoint, unless the folder holds a run of another config."""
-    other = _other(folder, run.asked)
-    if other:
-        logger.info("%s was run with another %s; run anew", folder, ", ".join(other))
+    why = _why_anew(folder, run.asked)
+    if why:
+        logger.info("%s; run anew", why)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _ASKED, run.asked)
@@ -198,7 +221,7 @@ def _make(folder: Path, run: Run, runner: Runner) -> Ended:
 
 
 def _ended(folder: Path, run: Run, code: int) -> Ended:
-    result, log = folder / "result.json", folder / _LOG
-    if code == 0 and result.exists():
-        return Ended(run, json.loads(result.read_text()), "", log)
+    result, log = _read_result(folder / _RESULT), folder / _LOG
+    if code == 0 and result is not None:
+        return Ended(run, result, "", log)
     return Ended(run, None, last_error(log, code), log)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from trainer.sweep.grid import (
     parse_seeds,
     parse_vary,
 )
-from trainer.sweep.launch import HERE, make_runner
+from trainer.sweep.launch import HERE, Runner, make_runner
+from trainer.sweep.lock import locked
 from trainer.sweep.report import Report, draw_report, write_report
 from trainer.sweep.runs import Ended, Keep, Run, read_options, read_run, run_all
 from trainer.sweep.tables import markdown_table
@@ -59,13 +60,13 @@ def sweep(
         Path of the table, and how many runs failed.
 
     Raises:
-        ValueError: something asked for cannot be; nothing was started.
+        ValueError: something asked for cannot be, or another sweep holds the folder; nothing was
+            started.
     """
     folder, runner = Path(out), make_runner(launcher)
     if not config:
         raise ValueError("--config is needed: a recipe, such as launch/recipes/taobao_dare.yaml")
-    if any(option.partition("=")[0] == "--model.preset" for option in options):
-        raise ValueError("--model.preset is given; give --presets, whose names may be one or many")
+    _check_options(options, data)
     counted, axes = parse_seeds(seeds), parse_vary(vary)
     base = [f"--config={config}", *options]
     recipe, _ = read_options(base)
@@ -74,6 +75,40 @@ def sweep(
     grid = Grid(models, counted, axes, parse_datasets(data) if data else (own,))
     runs = _plan(grid, base, launcher)
     configure_logging(0)
+    with locked(folder):
+        report = _run(grid, runs, folder, runner, keep, config=config, options=options)
+    return str(folder / "sweep.md"), len(report.failed)
+
+
+def _check_options(options: Sequence[str], data: str) -> None:
+    """Refuse options for the runs of which the sweep's own would say something else.
+
+    Raises:
+        ValueError: one is given.
+    """
+    given = {option.partition("=")[0] for option in options}
+    if "--model.preset" in given:
+        raise ValueError("--model.preset is given; give --presets, whose names may be one or many")
+    places = [f"--data.{name}" for name in ("train", "val", "test", "schema")]
+    both = [place for place in places if place in given] if data else []
+    if both:
+        raise ValueError(
+            f"{', '.join(both)} and --data are given, whose folders say where all splits are; "
+            "give the one or the other"
+        )
+
+
+def _run(
+    grid: Grid,
+    runs: Mapping[tuple[Setting, int], Run],
+    folder: Path,
+    runner: Runner,
+    keep: Keep,
+    *,
+    config: str,
+    options: Sequence[str],
+) -> Report:
+    """Make all runs that are not there, and write the report after each."""
     places = {run.name: place for place, run in runs.items()}
     found: dict[Setting, dict[int, dict[str, Any]]] = {setting: {} for setting in grid.settings()}
     failed: list[Ended] = []
@@ -88,7 +123,7 @@ def sweep(
         write_report(report, folder)
     draw_report(report, folder / "sweep.png")
     logger.info("AUC of the %s split\n%s", report.split, markdown_table(grid, cells))
-    return str(folder / "sweep.md"), len(failed)
+    return report
 
 
 def _plan(grid: Grid, base: Sequence[str], launcher: str) -> dict[tuple[Setting, int], Run]:

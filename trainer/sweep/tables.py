@@ -35,7 +35,10 @@ MODEL_NAMES = {
 
 _METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "ne": "NE"}
 _MISSING = "-"
-_ESCAPES = str.maketrans({c: f"\\{c}" for c in "_%&#$"})
+_ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "_%&#${}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 
 
 def model_name(preset: str) -> str:

@@ -1,10 +1,13 @@
 """What a sweep goes over, from its options."""
 
+from pathlib import Path
+
 import pytest
 
 from modules.embedding import UsesConfig
 from modules.model_config import RankerConfig
 from modules.presets import PRESETS
+from tests.unit.trainer.sweep.datasets import leave_schema
 from trainer.sweep.grid import (
     TABLE_1,
     Axis,
@@ -152,7 +155,9 @@ def test_a_field_that_is_set_twice_is_refused():
         grid.field_options(grid.settings()[0], ONE_TABLE)
 
 
-def test_columns_are_those_of_table_1():
+def test_columns_are_those_of_table_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    leave_schema(Path("data/taobao"), train=[], val=[], test=[])
     grid = Grid(
         ("twin", "dare"), (1, 2), parse_vary(["width=16,64"]), parse_datasets("data/taobao,tmall/")
     )
@@ -164,8 +169,32 @@ def test_columns_are_those_of_table_1():
     assert grid.run_name(grid.settings()[4], 2) == "dare-width_16-taobao-seed_2"
     options = grid.field_options(grid.settings()[0], UsesConfig())
     assert options["data.train"] == "data/taobao/train"
+    assert options["data.test"] == "data/taobao/test"
     assert options["data.schema"] == "data/taobao/schema.json"
     assert options["model.embeddings.attention.item"] == "16"
+
+
+def test_a_dataset_without_a_test_split_has_no_place_for_one(tmp_path):
+    leave_schema(tmp_path, train=[], val=[])
+    assert Dataset("d", str(tmp_path)).options() == {
+        "data.train": f"{tmp_path}/train",
+        "data.val": f"{tmp_path}/val",
+        "data.test": "",
+        "data.schema": f"{tmp_path}/schema.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("model.preset=dare,eta", "--presets"),
+        ("model.search.top_k+model.preset=1,2", "--presets"),
+        ("seed=1,2", "--seeds"),
+    ],
+)
+def test_what_has_an_option_of_its_own_is_not_varied(text, own):
+    with pytest.raises(ValueError, match=rf"--vary is .* is varied by {own}: give {own} A,B"):
+        parse_vary([text])
 
 
 def test_a_run_is_called_so_that_its_name_is_a_folder():

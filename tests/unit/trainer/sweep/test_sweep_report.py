@@ -1,5 +1,6 @@
 """What of a sweep is drawn, and what its files say."""
 
+import dataclasses
 import json
 from pathlib import Path
 from unittest import mock
@@ -93,6 +94,14 @@ def test_pictures_are_pictures(tmp_path):
     draw_heat_maps([one], tmp_path / "c.png", x_label="x", y_label="y")
     for name in "abc":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_are_told_as_a_shell_takes_them(tmp_path):
+    report = report_of(("dare",), (), 0.5)
+    report = dataclasses.replace(report, options=["--data.test", "", "--model.head.hidden=[8, 4]"])
+    write_report(report, tmp_path)
+    told = "Options: `--data.test '' '--model.head.hidden=[8, 4]'`\n"
+    assert told in (tmp_path / "sweep.md").read_text()
 
 
 def test_the_page_says_what_was_done_and_what_failed(tmp_path):

@@ -66,6 +66,44 @@ def test_a_run_of_something_else_is_made_anew(made, caplog):
     assert json.loads((made / "b" / "asked.json").read_text()) == {"steps": 3}
 
 
+@pytest.mark.parametrize("name", ["asked.json", "result.json"])
+@pytest.mark.parametrize("left", ["", '{"auc": 0.7, "be', "[1]", "{}", "\udcff"])
+def test_a_file_that_is_not_whole_costs_its_own_run_alone(made, caplog, name, left):
+    (made / "b" / name).write_bytes(left.encode(errors="surrogateescape"))
+    (made / "b" / "checkpoints").mkdir()
+    runner = FakeRunner()
+    with caplog.at_level("INFO", "trainer"):
+        ended = list(run_all(runs_of(a=1, b=2), made, runner))
+    assert (runner.calls, runner.resumed) == (["b"], [False])
+    assert [one.result for one in ended] == [RESULT] * 2
+    # An object without names is one of another run.
+    told = f"{made / 'b' / name} cannot be read; run anew"
+    if (name, left) == ("asked.json", "{}"):
+        told = f"{made / 'b'} was run with another steps; run anew"
+    assert told in caplog.text
+
+
+def test_a_run_that_leaves_half_a_result_has_failed(tmp_path):
+    def runner(_arguments, log):
+        log.write_text("all is well\n")
+        (log.parent / "result.json").write_text('{"auc": 0.')
+        return 0
+
+    (ended,) = run_all(runs_of(a=1), tmp_path, runner)
+    assert (ended.result, ended.error) == (None, "all is well")
+
+
+@pytest.mark.parametrize(("before", "told"), [({"version": "0.0.9"}, "0.0.9"), ({}, "none")])
+def test_a_run_of_another_version_is_made_anew_and_told_as_such(made, caplog, before, told):
+    (made / "a" / "asked.json").write_text(json.dumps({"steps": 1, **before}))
+    runner = FakeRunner()
+    with caplog.at_level("INFO", "trainer"):
+        list(run_all([Run("a", (), {"steps": 1, "version": "0.1.0"})], made, runner))
+    assert runner.calls == ["a"]
+    told = f"was run with another version ({told}, this is 0.1.0); run anew"
+    assert f"{made / 'a'} {told}" in caplog.text
+
+
 def test_an_unfinished_run_goes_on(made):
     (made / "a" / "checkpoints").mkdir()
     (made / "a" / "result.json").unlink()

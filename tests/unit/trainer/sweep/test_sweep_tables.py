@@ -58,6 +58,14 @@ def test_latex_is_that_of_table_1(table_1):
     ]
 
 
+def test_latex_shows_every_letter_of_a_name():
+    names = (Dataset(r"a_b%c&d#e$f{g}h~i^j\k", ""), Dataset("l", ""))
+    grid = Grid(("dare",), (1,), (), names)
+    heads = latex_table(grid, cells_of(grid, [[0.5], [0.6]])).splitlines()[2]
+    told = r"a\_b\%c\&d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
+    assert heads == rf"model & {told} & l \\"
+
+
 def test_markdown_is_the_same(table_1):
     assert markdown_table(*table_1).splitlines() == [
         "| model | taobao, width 16 | tmall_2, width 16 | taobao, width 64 | tmall_2, width 64 |",

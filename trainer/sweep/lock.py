@@ -1,0 +1,46 @@
+"""One sweep at a time on a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is not there, until the block is left.
+
+    The system lets go of it when the process ends, however it ends; the file stays.
+
+    Raises:
+        ValueError: another process, or another block of this one, holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _NAME).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "that has just begun"
+            raise ValueError(
+                f"{folder} is held by process {holder}, which makes runs there; "
+                "wait for its end, or give another --out"
+            ) from error
+        try:
+            _write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n")
+            yield
+        finally:
+            _write(file.fileno(), "")
+            # By word, not by closing alone: a process that was forked meanwhile has it open too.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _write(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode())
