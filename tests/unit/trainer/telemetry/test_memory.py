@@ -9,7 +9,7 @@ import torch
 from trainer.telemetry.memory import peak_memory_bytes, reset_peak_memory
 
 CPU = torch.device("cpu")
-HELD = 400 << 20
+HELD = 1000 << 20
 TOLD = (
     "import torch; from trainer.telemetry.memory import *; "
     "print(peak_memory_bytes(torch.device('cpu')))"
@@ -30,8 +30,8 @@ def test_a_process_does_not_begin_with_the_peak_of_the_one_that_started_it():
     child = subprocess.run(
         [sys.executable, "-c", TOLD], capture_output=True, text=True, check=True
     ).stdout
-    # Importing torch takes some 200 MiB, whatever the parent once held.
-    assert float(child) < 350 << 20
+    # Importing torch takes some 200 MiB, 500 of a CUDA build, whatever the parent once held.
+    assert float(child) < 800 << 20
 
 
 @pytest.mark.usefixtures("held")
