@@ -6,7 +6,7 @@ import inspect
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,29 +45,18 @@ def prepare(arguments: list[str]) -> int:
         "csv": prepare_csv,
         "parquet": describe_parquet,
     }
-    parser = make_parser(
+    name, options = _choice(
         "dare prepare",
         "Turn a log into train/, val/, test/ and schema.json. "
         "`dare prepare SOURCE --help` explains a source's options.",
+        "SOURCE",
+        sources,
+        arguments,
     )
-    subcommands = parser.add_subcommands(dest="source", metavar="SOURCE")
-    for name, function in sources.items():
-        summary = (function.__doc__ or "").strip().splitlines()[0]
-        needed = [
-            f"--{parameter.name} {parameter.name.upper()}"
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.default is parameter.empty
-        ]
-        usage = f"dare prepare {name} {' '.join(needed)} [--OPTION VALUE ...]"
-        options = make_parser(f"dare prepare {name}", summary, usage)
-        options.add_function_arguments(function)
-        subcommands.add_subcommand(name, options, help=summary)
-    parsed = parser.parse_args(arguments)
     configure_logging(0)
-    chosen = parser.instantiate_classes(parsed)[parsed.source]
-    schema = sources[parsed.source](**_values(chosen))
-    print(format_summary(schema, chosen.out), file=sys.stderr)
-    print(Path(chosen.out) / "schema.json")
+    schema = sources[name](**options)
+    print(format_summary(schema, options["out"]), file=sys.stderr)
+    print(Path(options["out"]) / "schema.json")
     return 0
 
 
@@ -237,20 +226,38 @@ def bench(arguments: list[str]) -> int:
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }
-    parser = make_parser("dare bench", "Measure; prints one JSON object.")
-    subcommands = parser.add_subcommands(dest="what", metavar="WHAT")
-    for name, function in benches.items():
-        summary = (function.__doc__ or "").splitlines()[0]
-        usage = f"dare bench {name} [--OPTION VALUE ...]"
-        options = make_parser(f"dare bench {name}", summary, usage)
-        options.add_function_arguments(function)
-        subcommands.add_subcommand(name, options, help=summary)
-    parsed = parser.parse_args(arguments)
-    chosen = parser.instantiate_classes(parsed)[parsed.what]
-    figures = benches[parsed.what](**_values(chosen))
+    name, options = _choice(
+        "dare bench", "Measure; prints one JSON object.", "WHAT", benches, arguments
+    )
+    figures = benches[name](**options)
     if figures:  # Of all ranks, and from the first only.
         print(json.dumps(figures))
     return 0
+
+
+def _choice(
+    program: str,
+    description: str,
+    metavar: str,
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: list[str],
+) -> tuple[str, dict[str, Any]]:
+    """Which of some functions is asked for, and its arguments; their docstrings are the help."""
+    parser = make_parser(program, description)
+    subcommands = parser.add_subcommands(dest="chosen", metavar=metavar)
+    for name, function in functions.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        needed = [
+            f"--{parameter.name} {parameter.name.upper()} "
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty
+        ]
+        usage = f"{program} {name} {''.join(needed)}[--OPTION VALUE ...]"
+        options = make_parser(f"{program} {name}", summary, usage)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
+    parsed = parser.parse_args(arguments)
+    return parsed.chosen, _values(parser.instantiate_classes(parsed)[parsed.chosen])
 
 
 def _values(parsed: Namespace) -> dict[str, Any]:

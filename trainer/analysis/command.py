@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from trainer.analysis.options import AnalysisOptions, Findings, Job
 from trainer.analysis.retrieval import RetrievalOptions, retrieval
 from trainer.arguments import parse_run, run_parser
 from trainer.distributed import run_context
+from trainer.outcome import write_json
 from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def write_findings(found: Findings, folder: Path, name: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(plain(found.content), indent=1, allow_nan=False) + "\n")
+    write_json(path, plain(found.content))
     picture = path.with_suffix(".png")
     found.figure.savefig(picture, dpi=150)
     logger.info("figure: %s", picture)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modules.attention import masked_softmax
 from modules.history import padded_ids
 from modules.interaction import Interaction
 from pipelines.batch import Batch
@@ -25,7 +24,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import score_batches
 from trainer.loop import Trainer
-from trainer.report.attention_map import planted_beside
+from trainer.report.attention_map import planted_attention, planted_beside
 from trainer.task import StepOutput
 
 
@@ -141,9 +140,4 @@ def _searched(batch: Batch, output: StepOutput, score_RML: Tensor, findable_RL: 
 
 def planted_weights(planted: Planted, searched: Searched) -> Tensor:
     """The true attention of each target's behaviours, float64 [T, L], as `Planted` defines it."""
-    attention = torch.from_numpy(planted.attention)
-    similar_TC = planted.sharpness * attention[searched.target_T] @ attention.T
-    position_L = torch.arange(1, searched.category_TL.size(1) + 1)
-    recency_L = torch.from_numpy(planted.recency)[position_L.clamp(max=len(planted.recency) - 1)]
-    score_TL = similar_TC.gather(1, searched.category_TL) + recency_L
-    return masked_softmax(score_TL, searched.valid_TL)
+    return planted_attention(planted, searched.target_T, searched.category_TL, searched.valid_TL)

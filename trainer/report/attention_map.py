@@ -124,7 +124,7 @@ class AttentionMap:
         ):
             column_TL = column_L.expand(some.numel(), -1)
             category_TL, valid_TL = histories.categories(some, column_TL)
-            weight_TL = _true_attention(planted, target_T[some], category_TL, valid_TL)
+            weight_TL = planted_attention(planted, target_T[some], category_TL, valid_TL)
             counts_T1 = (batch.weight[some] > 0).unsqueeze(1)
             self._true.add(
                 column_TL, self._pairs(place_T[some], category_TL), weight_TL * counts_T1
@@ -190,10 +190,20 @@ def planted_beside(schema_path: str) -> Planted | None:
     return load_planted(path) if storage.exists(path) else None
 
 
-def _true_attention(
+def planted_attention(
     planted: Planted, target_T: Tensor, category_TL: Tensor, valid_TL: Tensor
 ) -> Tensor:
-    """Planted attention of each target's history, as `pipelines.synthetic` defines it."""
+    """Planted attention of each target's history, as `pipelines.synthetic` defines it.
+
+    Args:
+        planted: the data's true attention.
+        target_T: categories of the targets.
+        category_TL: categories of their behaviours, newest first; any on padding.
+        valid_TL: False on padding.
+
+    Returns:
+        weight_TL, float64; 0 on padding.
+    """
     attention = torch.from_numpy(planted.attention)
     score_TC = planted.sharpness * attention[target_T] @ attention.T
     position_L = torch.arange(1, category_TL.size(1) + 1)

@@ -18,6 +18,7 @@ from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.analysis.command import analyze_run
 from trainer.outcome import read_object, write_json
+from trainer.sweep.cells import spread
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep.grid import Dataset
 from trainer.sweep.launch import HERE, make_runner
@@ -48,7 +49,8 @@ class Cell:
     @property
     def deviation(self) -> float:
         """Sample standard deviation over the seeds; 0 for one."""
-        return statistics.stdev(self.auc) if len(self.auc) > 1 else 0.0
+        found = spread(self.auc)
+        return 0.0 if found is None else found.std
 
     @property
     def of_possible(self) -> float:
@@ -214,20 +216,17 @@ def draw(cells: list[Cell], path: Path) -> None:
     for preset in dict.fromkeys(cell.preset for cell in cells):
         mine = [cell for cell in cells if cell.preset == preset]
         for what, panel in lines.items():
-            known = {
-                cell.agreement: [value for value in getattr(cell, what) if value is not None]
+            found = {
+                cell.agreement: spread([v for v in getattr(cell, what) if v is not None])
                 for cell in mine
             }
-            values = {agreement: found for agreement, found in known.items() if found}
+            known = {agreement: values for agreement, values in found.items() if values is not None}
             panel.append(
                 Line(
                     label=preset.upper(),
-                    x=list(values),
-                    y=[statistics.fmean(found) for found in values.values()],
-                    error=[
-                        statistics.stdev(found) if len(found) > 1 else 0.0
-                        for found in values.values()
-                    ],
+                    x=list(known),
+                    y=[values.mean for values in known.values()],
+                    error=[values.std for values in known.values()],
                     colour=PRESET_COLOURS.get(preset, ""),
                 )
             )
