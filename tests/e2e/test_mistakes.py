@@ -181,3 +181,13 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     monkeypatch.setattr("trainer.doctor.doctor.diagnose", interrupted)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "dare doctor: interrupted; what is written stays\n"
+
+
+def test_a_width_that_no_table_has_is_told_by_the_name_of_the_option():
+    told = _told(dare("bench", "search", "--widths=[8, 6]"))
+    assert "--widths has 6; widths are multiples of 4" in told
+
+
+def test_a_run_without_checkpoints_says_what_to_do(data, tmp_path):
+    told = _told(dare("evaluate", *data, f"--out_dir={tmp_path}", "--name=none"))
+    assert "has no checkpoint: train the run first, or give its config.yaml" in told

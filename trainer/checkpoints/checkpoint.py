@@ -112,9 +112,8 @@ class Checkpoints:
             if entry is not None:
                 known[alias] = entry[0]
         if name not in known:
-            raise ValueError(
-                f"--at is {name}; {self.store.folder} has {', '.join(known) or 'none'}"
-            )
+            held = ", ".join(known) or "no checkpoint: train the run first, or give its config.yaml"
+            raise ValueError(f"--at is {name}; {self.store.folder} has {held}")
         return known[name]
 
     def clear(self) -> None:
