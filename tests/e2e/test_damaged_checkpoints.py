@@ -70,7 +70,7 @@ def test_a_file_gone_is_refused(checkpoint):
 
 def test_a_checkpoint_without_manifest_is_none(checkpoint):
     (checkpoint / "manifest.json").unlink()
-    assert "none" in _refused(checkpoint)
+    assert "has no checkpoint" in _refused(checkpoint)
 
 
 def test_a_manifest_cut_off_is_refused(checkpoint):
