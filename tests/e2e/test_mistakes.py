@@ -185,7 +185,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
 
 def test_a_width_that_no_table_has_is_told_by_the_name_of_the_option():
     told = _told(dare("bench", "search", "--widths=[8, 6]"))
-    assert "--widths has 6; widths are multiples of 4" in told
+    assert "--widths has 6; a width is a multiple of 4" in told
 
 
 def test_a_run_without_checkpoints_says_what_to_do(data, tmp_path):

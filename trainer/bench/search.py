@@ -130,7 +130,7 @@ def bench_search(
         check_least(name, setting[name])
     odd = [width for width in widths if width < 4 or width % 4]
     if odd:
-        raise ValueError(f"--widths has {odd[0]}; widths are multiples of 4, at least 4 (FBGEMM)")
+        raise ValueError(f"--widths has {odd[0]}; a width is a multiple of 4, at least 4 (FBGEMM)")
     for name, values in (("widths", widths), ("history_lengths", history_lengths)):
         if not values or min(values) < 1:
             raise ValueError(f"--{name} is {list(values)}; give numbers of at least 1")
