@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
-from trainer.parsing import make_parser
+from trainer.parsing import choose, make_parser, values_of
 
 
 def doctor(arguments: list[str]) -> int:
@@ -45,7 +42,7 @@ def prepare(arguments: list[str]) -> int:
         "csv": prepare_csv,
         "parquet": describe_parquet,
     }
-    name, options = _choice(
+    name, options = choose(
         "dare prepare",
         "Turn a log into train/, val/, test/ and schema.json. "
         "`dare prepare SOURCE --help` explains a source's options.",
@@ -196,7 +193,7 @@ def compare(arguments: list[str]) -> int:
     summary = (compare.__doc__ or "").strip().splitlines()[0]
     parser = make_parser("dare compare", summary, "dare compare [--OPTION VALUE ...]")
     parser.add_function_arguments(compare)
-    path, failed = compare(**_values(parser.instantiate_classes(parser.parse_args(arguments))))
+    path, failed = compare(**values_of(parser.instantiate_classes(parser.parse_args(arguments))))
     print(path)
     return 1 if failed else 0
 
@@ -226,40 +223,10 @@ def bench(arguments: list[str]) -> int:
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }
-    name, options = _choice(
+    name, options = choose(
         "dare bench", "Measure; prints one JSON object.", "WHAT", benches, arguments
     )
     figures = benches[name](**options)
     if figures:  # Of all ranks, and from the first only.
         print(json.dumps(figures))
     return 0
-
-
-def _choice(
-    program: str,
-    description: str,
-    metavar: str,
-    functions: Mapping[str, Callable[..., Any]],
-    arguments: list[str],
-) -> tuple[str, dict[str, Any]]:
-    """Which of some functions is asked for, and its arguments; their docstrings are the help."""
-    parser = make_parser(program, description)
-    subcommands = parser.add_subcommands(dest="chosen", metavar=metavar)
-    for name, function in functions.items():
-        summary = (function.__doc__ or "").strip().splitlines()[0]
-        needed = [
-            f"--{parameter.name} {parameter.name.upper()} "
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.default is parameter.empty
-        ]
-        usage = f"{program} {name} {''.join(needed)}[--OPTION VALUE ...]"
-        options = make_parser(f"{program} {name}", summary, usage)
-        options.add_function_arguments(function)
-        subcommands.add_subcommand(name, options, help=summary)
-    parsed = parser.parse_args(arguments)
-    return parsed.chosen, _values(parser.instantiate_classes(parsed)[parsed.chosen])
-
-
-def _values(parsed: Namespace) -> dict[str, Any]:
-    """Arguments of a function by name; jsonargparse marks names that its namespace has itself."""
-    return {name.lstrip("\u200b"): value for name, value in vars(parsed).items()}

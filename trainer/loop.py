@@ -21,9 +21,9 @@ from trainer.checkpoints.checkpoint import Checkpoints
 from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
-from trainer.divergence import LossWatch, check_scores
 from trainer.evaluate import Evaluation, evaluate
 from trainer.outcome import finite, leave_result, make_result, told, write_json
+from trainer.reliability.divergence import LossWatch, check_scores
 from trainer.report.attention_map import planted_beside
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from argparse import ArgumentError
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 # The strings under the fields of our configs are their help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -43,3 +46,33 @@ def in_one_line(error: ArgumentError) -> str:
     ):
         text = re.sub(pattern, words, text)
     return text
+
+
+def choose(
+    program: str,
+    description: str,
+    metavar: str,
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: list[str],
+) -> tuple[str, dict[str, Any]]:
+    """Which of some functions is asked for, and its arguments; their docstrings are the help."""
+    parser = make_parser(program, description)
+    subcommands = parser.add_subcommands(dest="chosen", metavar=metavar)
+    for name, function in functions.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        needed = [
+            f"--{parameter.name} {parameter.name.upper()} "
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty
+        ]
+        usage = f"{program} {name} {''.join(needed)}[--OPTION VALUE ...]"
+        options = make_parser(f"{program} {name}", summary, usage)
+        options.add_function_arguments(function)
+        subcommands.add_subcommand(name, options, help=summary)
+    parsed = parser.parse_args(arguments)
+    return parsed.chosen, values_of(parser.instantiate_classes(parsed)[parsed.chosen])
+
+
+def values_of(parsed: Namespace) -> dict[str, Any]:
+    """Arguments of a function by name; jsonargparse marks names that its namespace has itself."""
+    return {name.lstrip("\u200b"): value for name, value in vars(parsed).items()}

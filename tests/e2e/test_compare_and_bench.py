@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare, dare_without_report
+from trainer.reliability.lock import locked
 from trainer.sweep.compare import Cell, format_table
-from trainer.sweep.lock import locked
 
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "synthetic_dare.yaml"
 
@@ -118,7 +118,7 @@ def test_compare_refuses_one_folder_for_all_checkpoints(tmp_path):
 
 
 def test_a_second_compare_on_a_folder_is_refused_while_the_first_goes_on(tmp_path):
-    with locked(tmp_path):
+    with locked(tmp_path, "give another --out"):
         outcome = dare("compare", f"--out={tmp_path}", f"--config={RECIPE}", "--users=150")
     assert (outcome.code, outcome.out) == (2, "")
     assert f"{tmp_path} is held by process {os.getpid()} on" in outcome.err

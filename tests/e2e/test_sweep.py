@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare, dare_without_report
-from trainer.sweep.lock import locked
+from trainer.reliability.lock import locked
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "launch" / "recipes" / "synthetic_dare.yaml"
@@ -136,7 +136,7 @@ def test_a_run_that_was_scored_on_another_split_is_made_anew(small, dataset, tmp
 
 
 def test_a_second_sweep_on_a_folder_is_refused_while_the_first_goes_on(small, tmp_path):
-    with locked(tmp_path):
+    with locked(tmp_path, "give another --out"):
         outcome = dare(*small, f"--out={tmp_path}", "--seeds=1")
     assert (outcome.code, outcome.out) == (2, "")
     assert f"{tmp_path} is held by process {os.getpid()} on" in outcome.err

@@ -18,11 +18,11 @@ from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.analysis.command import analyze_run
 from trainer.outcome import read_object, write_json
+from trainer.reliability.lock import locked
 from trainer.sweep.cells import spread
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep.grid import Dataset
 from trainer.sweep.launch import HERE, make_runner
-from trainer.sweep.lock import locked
 from trainer.sweep.runs import Ended, Run, read_options, read_run, run_all
 from trainer.telemetry.telemetry import configure_logging
 
@@ -101,7 +101,7 @@ def compare(
     configure_logging(0)
     cells = {(a, preset): Cell(a, preset, [], [], []) for a in agreements for preset in presets}
     runs: dict[str, tuple[Run, Cell]] = {}
-    with locked(folder):
+    with locked(folder, "give another --out"):
         for agreement, seed in itertools.product(agreements, seeds):
             log = f"agreement-{agreement:g}-seed-{seed}"
             _prepare(folder, log, _asked(agreement, seed, users))

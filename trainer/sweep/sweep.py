@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.embedding import UsesConfig
+from trainer.reliability.lock import locked
 from trainer.sweep.cells import Cell
 from trainer.sweep.grid import (
     Dataset,
@@ -19,7 +20,6 @@ from trainer.sweep.grid import (
     parse_vary,
 )
 from trainer.sweep.launch import HERE, Runner, make_runner
-from trainer.sweep.lock import locked
 from trainer.sweep.report import Report, draw_report, write_report
 from trainer.sweep.runs import Ended, Keep, Run, read_options, read_run, run_all
 from trainer.sweep.tables import markdown_table
@@ -75,7 +75,7 @@ def sweep(
     grid = Grid(models, counted, axes, parse_datasets(data) if data else (own,))
     runs = _plan(grid, base, launcher)
     configure_logging(0)
-    with locked(folder):
+    with locked(folder, "give another --out"):
         report = _run(grid, runs, folder, runner, keep, config=config, options=options)
     return str(folder / "sweep.md"), len(report.failed)
 

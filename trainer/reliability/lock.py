@@ -1,4 +1,4 @@
-"""One sweep at a time on a folder."""
+"""One job at a time on a folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _NAME = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, otherwise: str) -> Iterator[None]:
     """Hold a folder, which is made where it is not there, until the block is left.
 
     The system lets go of it when the process ends, however it ends; the file stays.
+
+    Args:
+        folder: to hold.
+        otherwise: what the user can do but wait, for the message.
 
     Raises:
         ValueError: another process, or another block of this one, holds it.
@@ -29,8 +33,8 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "that has just begun"
             raise ValueError(
-                f"{folder} is held by process {holder}, which makes runs there; "
-                "wait for its end, or give another --out"
+                f"{folder} is held by process {holder}, which works there; "
+                f"wait for its end, or {otherwise}"
             ) from error
         try:
             _write(file.fileno(), f"{os.getpid()} on {socket.gethostname()}\n")

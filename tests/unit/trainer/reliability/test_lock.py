@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from trainer.outcome import read_object, write_json
-from trainer.sweep.lock import locked
+from trainer.reliability.lock import locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from trainer.sweep.lock import locked
-with locked(Path(sys.argv[1])):
+from trainer.reliability.lock import locked
+with locked(Path(sys.argv[1]), "go"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -27,15 +27,15 @@ def test_a_folder_is_held_by_one_process_whose_id_the_others_are_told(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ValueError, match=rf"{out} is held by process {other.pid} on "):
-            locked(out).__enter__()
+            locked(out, "give another --out").__enter__()
         other.kill()
-    with locked(out):
+    with locked(out, "give another --out"):
         pass
 
 
 def break_after_a_fork(folder, pipe):
     """Leave the block by an error, and behind it a process that waits for a byte: its id."""
-    with contextlib.suppress(RuntimeError), locked(folder):
+    with contextlib.suppress(RuntimeError), locked(folder, "go"):
         child = os.fork()
         if child == 0:
             os.read(pipe, 1)
@@ -48,8 +48,8 @@ def test_a_folder_is_free_again_after_an_error_even_where_a_fork_lives_on(tmp_pa
     reading, writing = os.pipe()
     child = break_after_a_fork(tmp_path, reading)
     try:
-        with locked(tmp_path), pytest.raises(ValueError, match=f"process {os.getpid()} on "):
-            locked(tmp_path).__enter__()
+        with locked(tmp_path, "go"), pytest.raises(ValueError, match=f"process {os.getpid()} on "):
+            locked(tmp_path, "go").__enter__()
     finally:
         os.write(writing, b"x")
         os.waitpid(child, 0)
