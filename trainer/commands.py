@@ -210,6 +210,15 @@ def sweep(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def runs(arguments: list[str]) -> int:
+    """List runs, or show how some differ."""
+    from trainer.runs.command import compare_runs, list_runs
+
+    named = arguments[:1] == ["compare"]
+    print(compare_runs(arguments[1:]) if named else list_runs(arguments))
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Measure one thing, print it as JSON."""
     from trainer.bench.exchange import bench_exchange

@@ -99,7 +99,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Rows of a run's `metrics.jsonl`, oldest first; a last line cut off by a crash is left out."""
     path = folder / METRICS_FILE
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -257,6 +257,8 @@ class Telemetry:
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         row: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
+        if self._total_steps is not None:
+            row["total_steps"] = self._total_steps
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         if self._tensorboard is not None:
