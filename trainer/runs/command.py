@@ -27,7 +27,9 @@ def list_runs(arguments: list[str]) -> str:
         ValueError: a folder is not there, or a state is none.
     """
     parser = make_parser(
-        "dare runs", _LIST, "dare runs [FOLDER ...] [--state STATE,STATE] [--sort BY] [--json] [--remote]"
+        "dare runs",
+        _LIST,
+        "dare runs [FOLDER ...] [--state STATE,STATE] [--sort BY] [--json] [--remote]",
     )
     parser.add_argument(
         "folders", nargs="*", metavar="FOLDER", default=[DEFAULT_FOLDER], help="where to look"

@@ -88,7 +88,9 @@ class RunFiles:
             except Exception as error:  # noqa: BLE001
                 damaged.append(f"{name} {str(error).removeprefix(path).strip()}")
         if damaged:
-            self.problems.append(f"{len(damaged)} of {len(names)} checkpoints cannot be read: {damaged[0]}")
+            self.problems.append(
+                f"{len(damaged)} of {len(names)} checkpoints cannot be read: {damaged[0]}"
+            )
         return len(names), sound
 
     def written(self) -> float | None:
