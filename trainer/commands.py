@@ -109,7 +109,9 @@ def train(arguments: list[str]) -> int:
     from trainer.distributed import run_context
     from trainer.loop import Trainer
     from trainer.telemetry.telemetry import configure_logging
+    from trainer.telemetry.trackers import check_trackers
 
+    check_trackers(config.telemetry.trackers)
     with run_context() as context:
         configure_logging(context.rank)
         folder = Path(config.out_dir) / config.name

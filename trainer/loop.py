@@ -57,8 +57,7 @@ class Trainer:
             config.checkpoint.folder or str(self.folder / "checkpoints"), config.checkpoint, context
         )
         self.telemetry_window: dict[str, float] = {}
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
         self.metrics: dict[str, float] = {}
 
     @functools.cached_property
@@ -114,7 +113,7 @@ class Trainer:
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
             self._end(telemetry)
-        return self._finish()
+        return self._finish(telemetry)
 
     def score(self, split: Split, checkpoint: str) -> dict[str, Any]:
         """Score a split with a checkpoint of this run; a collective.
@@ -230,6 +229,7 @@ class Trainer:
                 "plan.json": (self.folder / "plan.json").read_text(),
             }
         self.checkpoints.save(self.run.model, self.run.optimizers, manifest, beside)
+        telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
         self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
@@ -255,8 +255,7 @@ class Trainer:
         if latest is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        name, _ = latest
-        store = self.checkpoints.store
+        name, store = latest[0], self.checkpoints.store
         manifest = self.load(name)  # First, because it compares all files with their digests.
         self.train_stream.restore(json.loads(store.read(name, _PLACE_FILE)))
         self.telemetry_window = json.loads(store.read(name, _WINDOW_FILE))
@@ -275,7 +274,7 @@ class Trainer:
             (self.folder / "config.yaml").write_text(self.config_yaml)
             write_json(self.folder / "plan.json", self.run.placement.rows)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, telemetry: Telemetry) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
         best = self.checkpoints.best() or self.checkpoints.latest()
         if best is not None and best[1].step != self.step:
@@ -297,4 +296,5 @@ class Trainer:
             leave_result(
                 self.folder, result, evaluation, self.run.placement, config_yaml=self.config_yaml
             )
+        telemetry.trackers.end("finished", result)
         return result

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainer.report.headline import format_bytes, format_seconds
+from trainer.telemetry.flat import flat
 
 _MISSING = "-"
 _PLACES = ("name", "out_dir")
@@ -31,17 +32,6 @@ class Row:
 
     name: str
     cells: list[Cell]
-
-
-def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested sections by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def config_rows(configs: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -12,6 +12,9 @@ DEFAULT_FOLDER = "runs"
 _MANY = "runs"
 """A sweep's folder has its runs in one of this name, and a lock of its own."""
 
+_MLFLOW = "meta.yaml"
+"""In each folder of an MLflow store, which may keep configs and results of runs that are here."""
+
 
 def find_runs(folders: Sequence[str]) -> Iterator[Path]:
     """The folders of all runs below some folders, or that these are, each once.
@@ -36,6 +39,9 @@ def find_runs(folders: Sequence[str]) -> Iterator[Path]:
                 below.clear()
                 continue
             seen.add(real)
+            if _MLFLOW in files:
+                below.clear()
+                continue
             if is_run(files, below):
                 below.clear()
                 yield Path(place)

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from trainer.telemetry.memory import peak_memory_bytes
 from trainer.telemetry.profiling import ProfileWindow
 from trainer.telemetry.step_window import StepWindow
+from trainer.telemetry.trackers import TrackerName, Trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+_STATES = {KeyboardInterrupt: "interrupted", SystemExit: "stopped"}
+"""How trackers call the end by an exception; any other is a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class TelemetryConfig:
 
     progress: bool = True
     """Draw a progress bar where stderr is a terminal; elsewhere a log point is a log line."""
+
+    trackers: list[TrackerName] = field(default_factory=list)
+    """Where else rank 0 records the run, such as `[mlflow]`: `torchx`, the tracker of the job that
+    `torchx run` has started; `mlflow`; `wandb`. Their own variables say where. One that fails is
+    told of once, and training goes on."""
 
     phases: bool = False
     """Write the seconds a step of its phases, `train/phase_s/search` and the like, of rank 0."""
@@ -147,6 +155,7 @@ class Telemetry:
             device=self._device,
         )
         self._window, self._resumed = StepWindow(), window or {}
+        self.trackers = Trackers((), folder)
         self._scalars: Callable[[], Mapping[str, float]] | None = None
 
     def __enter__(self) -> Telemetry:
@@ -164,11 +173,14 @@ class Telemetry:
             self._tensorboard = SummaryWriter(self._folder / "tensorboard", purge_step=purge)
         if config.progress and sys.stderr.isatty():
             self._bar = tqdm(total=self._total_steps, initial=self._step, unit="step")
+        self.trackers = Trackers(config.trackers, self._folder)
         self._profile.after_step(self._step)
         self._window = StepWindow(self._resumed)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
+    ) -> None:
         if not self._writes:
             return
         try:
@@ -181,6 +193,9 @@ class Telemetry:
             if self._tensorboard is not None:
                 self._tensorboard.close()
             self._file.close()
+            if kind is not None:
+                state = _STATES.get(kind, "failed")
+                self.trackers.end(state, {"step": self._step, "reason": str(error)})
 
     def step(
         self,
@@ -261,6 +276,7 @@ class Telemetry:
             row["total_steps"] = self._total_steps
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.trackers.scalars(step, scalars)
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)
