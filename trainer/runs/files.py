@@ -19,6 +19,7 @@ LOG, LOCK = "log.txt", ".lock"
 MARKS = (CONFIG, RESULT, ENDED, ASKED, METRICS_FILE)
 """A folder that holds one of these is a run's."""
 _TAIL_BYTES = 1 << 16
+_MOST = 1 << 63
 
 
 class RunFiles:
@@ -158,7 +159,8 @@ def number(section: dict[str, Any], name: str) -> float | None:
     found = value_at(section, name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found if math.isfinite(found) else None
+    # JSON has whole numbers that no float holds.
+    return found if abs(found) < _MOST and math.isfinite(found) else None
 
 
 def value_at(section: dict[str, Any], name: str) -> Any:

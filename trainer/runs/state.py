@@ -15,7 +15,7 @@ from trainer.telemetry.telemetry import METRICS_FILE
 
 State = Literal["running", "finished", "stopped", "interrupted", "failed", "empty"]
 STATES: tuple[State, ...] = get_args(State)
-_ENDS = {"stopped", "interrupted", "failed"}
+_ENDS = ("stopped", "interrupted", "failed")
 _SLACK_S = 5.0
 """A note of how a run ended is of an earlier part of it where metrics are this much newer."""
 
