@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -56,7 +57,7 @@ class Delivery:
             self.lost += 1
             if self._failed_at is None:
                 self._say(f"{_line(error)}; tried again every {_PAUSE_S:g} s")
-                traceback.print_exc()
+                sys.stderr.write(_without_secrets(traceback.format_exc()))
             self._failed_at = time.monotonic()
         else:
             self.taken += 1
@@ -83,8 +84,13 @@ class Delivery:
 
 def _line(error: Exception) -> str:
     """The first line of what an error says, as far as it is short."""
-    lines = str(error).strip().splitlines()
+    lines = _without_secrets(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _without_secrets(text: str) -> str:
+    """The text without users and passwords in addresses."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def make_tracker(name: str) -> Tracker:

@@ -3,6 +3,8 @@
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,6 +103,54 @@ def test_a_tracker_that_is_away_is_told_of_once_and_asked_again_later(desk, monk
     desk.delivery.close()
     assert desk.tracker.calls[-1] == ("end", "finished", {})
     assert desk.said[1:] == ["5 of 7 records were not taken"]
+
+
+def test_passwords_of_an_address_are_told_nowhere(desk, capsys):
+    def fail(*_):
+        raise ConnectionError("no answer from https://me:secret@host/api")
+
+    desk.tracker._call = fail
+    desk.begin()
+    assert desk.said[0].startswith("ConnectionError: no answer from https://***@host/api; tried")
+    assert "secret" not in capsys.readouterr().err
+
+
+DIES = """
+import os, sys, time
+from pathlib import Path
+from trainer.telemetry.trackers import Trackers
+folder = Path(sys.argv[1])
+told = Trackers(["mlflow"], folder)
+told.scalars(1, {"train/loss": 0.5})
+while not (folder / "trackers" / "mlflow.id").exists():
+    time.sleep(0.02)
+os._exit(9)
+"""
+
+
+def test_a_run_whose_process_is_killed_is_no_longer_running_in_mlflow(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert subprocess.run([sys.executable, "-c", DIES, str(folder)], check=False).returncode == 9
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    run_id, until = (folder / "trackers" / "mlflow.id").read_text().strip(), time.monotonic() + 30
+    while client.get_run(run_id).info.status == "RUNNING":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags["state"]) == ("KILLED", "killed")
+    assert run.data.metrics == {"train/loss": 0.5}
+
+
+def test_ranks_but_the_first_record_nothing(tmp_path):
+    config = TelemetryConfig(tensorboard=False, trackers=["mlflow"])
+    with Telemetry(config, folder=tmp_path, rank=1) as telemetry:
+        telemetry.log(1, {"eval/auc": 0.5})
+        telemetry.trackers.checkpoint("p", 1)
+        telemetry.trackers.end("finished", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def _mlflow(monkeypatch, uri):
