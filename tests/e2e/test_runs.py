@@ -1,8 +1,8 @@
 """`dare runs` and `dare runs compare` on runs that were really trained."""
 
+import contextlib
 import json
-import os
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,7 +50,8 @@ def test_trained_runs_are_listed_with_what_their_results_say(runs):
         assert (row["val_auc"], row["test_auc"]) == (result["val_auc"], result["auc"])
         assert (row["preset"], row["ranks"], row["path"]) == (name[:4], 1, f"runs/{name}")
         assert row["note"] == ""
-    assert listed["broken"]["state"] in ("failed", "stopped")
+    assert listed["broken"]["state"] == "failed"
+    assert listed["broken"]["note"].startswith("the loss of rank 0 is ")
     assert listed["broken"]["test_auc"] is None
 
 
@@ -73,21 +74,39 @@ def test_a_run_is_running_while_its_folder_is_held_and_is_not_disturbed(runs):
     assert _listed()["dare_a"]["state"] == "finished"
 
 
-def test_a_run_that_was_killed_is_stopped_at_its_newest_checkpoint(runs, data):
-    options = ["--name=killed", "--checkpoint.every=2", "--loop.epochs=1000"]
-    command = [sys.executable, "-m", "trainer", "train", *data, *options]
-    checkpoints = runs / "runs" / "killed" / "checkpoints"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+@contextlib.contextmanager
+def _training(data, checkpoints):
+    """A run in a process of its own, once it has saved a checkpoint; killed when it is left."""
+    options = ["--name=ended", "--checkpoint.every=2", "--loop.epochs=1000"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *data, *options, "--telemetry.log_every=1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
         until = time.monotonic() + 60
         while not list(checkpoints.glob("step-*[0-9]/manifest.json")):
             assert run.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
-        os.kill(run.pid, signal.SIGKILL)
-    row = _listed("runs/killed")["killed"]
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_a_run_is_running_then_stopped_where_it_was_killed(runs, data):
+    checkpoints = runs / "runs" / "ended" / "checkpoints"
+    with _training(data, checkpoints) as run:
+        row = _listed("runs/ended")["ended"]
+        assert (row["state"], row["total_steps"]) == ("running", 10_000)
+        assert row["note"].startswith(f"process {run.pid} on ")
+    row = _listed("runs/ended")["ended"]
     assert (row["state"], row["test_auc"], row["ranks"]) == ("stopped", None, 1)
+    assert (
+        row["note"] == f"process {run.pid} on {socket.gethostname()} ended without a word: killed?"
+    )
     assert row["step"] >= 2
-    assert row["step"] % 2 == 0
 
 
 def test_runs_are_compared_by_name_on_one_page(runs):

@@ -12,11 +12,11 @@ import yaml
 
 from trainer.checkpoints.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from trainer.checkpoints.store import Store
+from trainer.reliability.ending import NOTE_FILE
 from trainer.telemetry.telemetry import METRICS_FILE
 
-CONFIG, RESULT, ENDED, ASKED = "config.yaml", "result.json", "ended.json", "asked.json"
-LOG, LOCK = "log.txt", ".lock"
-MARKS = (CONFIG, RESULT, ENDED, ASKED, METRICS_FILE)
+CONFIG, RESULT, ASKED, LOG = "config.yaml", "result.json", "asked.json", "log.txt"
+MARKS = (CONFIG, RESULT, NOTE_FILE, ASKED, METRICS_FILE)
 """A folder that holds one of these is a run's."""
 _TAIL_BYTES = 1 << 16
 _MOST = 1 << 63

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.runs.files import LOCK, MARKS
+from trainer.reliability.lock import LOCK_FILE
+from trainer.runs.files import MARKS
 
 DEFAULT_FOLDER = "runs"
 _MANY = "runs"
@@ -49,7 +50,7 @@ def find_runs(folders: Sequence[str]) -> Iterator[Path]:
 
 def is_run(files: Sequence[str], folders: Sequence[str]) -> bool:
     """Whether a folder that holds these files and folders is a run's."""
-    begun = LOCK in files and _MANY not in folders
+    begun = LOCK_FILE in files and _MANY not in folders
     return begun or any(mark in files for mark in MARKS)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trainer.checkpoints.manifest import Manifest
-from trainer.reliability.lock import holder
-from trainer.runs.files import CONFIG, ENDED, LOCK, LOG, RESULT, RunFiles, number, value_at
+from trainer.reliability.ending import NOTE_FILE
+from trainer.reliability.lock import LOCK_FILE, holder
+from trainer.runs.files import CONFIG, LOG, RESULT, RunFiles, number, value_at
 from trainer.sweep.launch import last_error
 from trainer.telemetry.telemetry import METRICS_FILE
 
@@ -92,18 +93,18 @@ def _state(
     try:
         held = holder(files.folder)
     except OSError as error:
-        files.problems.append(f"{LOCK} cannot be read: {error.strerror}")
+        files.problems.append(f"{LOCK_FILE} cannot be read: {error.strerror}")
         held = None
     if held:
         return "running", f"process {held}"
     ended = _note_of_end(files, row)
     finished = bool(result) and result["steps"] >= (newest.step if newest else 0)
-    if finished and not (ended and files.time_of(ENDED) > files.time_of(RESULT)):
+    if finished and not (ended and files.time_of(NOTE_FILE) > files.time_of(RESULT)):
         return "finished", ""
     if ended:
         return ended["state"], f"{ended.get('reason') or 'no reason told'}"
     if checkpoints:
-        left = files.text(LOCK).strip()
+        left = files.text(LOCK_FILE).strip()
         return "stopped", f"process {left} ended without a word: killed?" if left else ""
     if any((files.folder / name).exists() for name in (CONFIG, METRICS_FILE, LOG)):
         log = files.folder / LOG
@@ -114,14 +115,14 @@ def _state(
 
 def _note_of_end(files: RunFiles, row: dict[str, Any]) -> dict[str, Any]:
     """How the run ended otherwise than by finishing; empty where it did not, or has gone on."""
-    ended = files.object(ENDED)
+    ended = files.object(NOTE_FILE)
     if not ended:
         return {}
     if ended.get("state") not in _ENDS:
-        files.problems.append(f"{ENDED} is damaged")
+        files.problems.append(f"{NOTE_FILE} is damaged")
         return {}
     later = (number(row, "step") or 0) > (number(ended, "step") or 0)
-    newer = files.time_of(METRICS_FILE) > files.time_of(ENDED) + _SLACK_S
+    newer = files.time_of(METRICS_FILE) > files.time_of(NOTE_FILE) + _SLACK_S
     return {} if later or newer else ended
 
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-_STATES = {KeyboardInterrupt: "interrupted", SystemExit: "stopped"}
-"""How trackers call the end by an exception; any other is a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +176,7 @@ class Telemetry:
         self._window = StepWindow(self._resumed)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if not self._writes:
             return
         try:
@@ -193,9 +189,7 @@ class Telemetry:
             if self._tensorboard is not None:
                 self._tensorboard.close()
             self._file.close()
-            if kind is not None:
-                state = _STATES.get(kind, "failed")
-                self.trackers.end(state, {"step": self._step, "reason": str(error)})
+            self.trackers.__exit__(kind, *error)
 
     def step(
         self,

@@ -22,6 +22,8 @@ from typing import Any, Literal, Protocol
 
 import yaml
 
+from trainer.reliability.stopping import Stopped
+
 logger = logging.getLogger(__name__)
 
 TrackerName = Literal["torchx", "mlflow", "wandb"]
@@ -89,19 +91,34 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[TrackerName], folder: Path) -> None:
+        self._step = 0
         self._couriers = [_Courier(name, folder) for name in dict.fromkeys(names)]
         if self._couriers:
             path = folder / "config.yaml"
             config = yaml.safe_load(path.read_text()) if path.exists() else {}
             self._tell("begin", config=config, folder=str(folder.resolve()))
 
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
+    ) -> None:
+        """End the run where an exception ends the block; otherwise it goes on."""
+        if error is not None:
+            state = error.state if isinstance(error, Stopped) else "failed"
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else state
+            self.end(state, {"step": self._step, "reason": str(error)})
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars of a step; those that are not finite are left out."""
+        self._step = step
         known = {name: value for name, value in values.items() if math.isfinite(value)}
         self._tell("scalars", step=step, values=known)
 
     def checkpoint(self, path: str, step: int) -> None:
         """Record where a checkpoint of a step is."""
+        self._step = step
         self._tell("checkpoint", path=path, step=step)
 
     def end(self, state: str, result: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from trainer.outcome import read_object, write_json
+from trainer.json_files import read_object, write_json
 from trainer.reliability.lock import holder, locked
 
 HOLD = """

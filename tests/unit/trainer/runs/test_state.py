@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.trainer.runs.folders import CONFIG, RESULT, add_checkpoint, make_run
+from trainer.reliability.ending import leave_note
 from trainer.reliability.lock import locked
 from trainer.runs.state import read_run
 from trainer.runs.table import as_json, as_table
@@ -67,6 +68,13 @@ def test_a_note_of_the_end_says_state_and_reason(tmp_path, state):
     ended = {**STOPPED, "state": state, "reason": "disk\nfull \x1b[31m"}
     run = read_run(make_run(tmp_path, rows=ROWS, ended=ended, checkpoints={20: {}}))
     assert (run.state, run.note) == (state, "disk full  [31m")
+
+
+def test_a_note_is_read_as_a_run_leaves_it(tmp_path):
+    make_run(tmp_path, rows=ROWS, checkpoints={20: {}})
+    leave_note(tmp_path, "interrupted", 20, "stopped by Ctrl-C at step 20, which is saved")
+    run = read_run(tmp_path)
+    assert (run.state, run.note) == ("interrupted", "stopped by Ctrl-C at step 20, which is saved")
 
 
 def test_a_note_of_an_earlier_part_of_a_run_does_not_count(tmp_path):

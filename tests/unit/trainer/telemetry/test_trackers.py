@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from trainer.reliability.stopping import Stopped
 from trainer.telemetry import tracker_process, trackers
 from trainer.telemetry.telemetry import Telemetry, TelemetryConfig
 from trainer.telemetry.tracker_process import Delivery
@@ -204,7 +206,11 @@ def test_a_package_that_is_missing_is_told_before_anything_starts(monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "state", "status"),
-    [(RuntimeError("no disk"), "failed", "FAILED"), (KeyboardInterrupt(), "interrupted", "KILLED")],
+    [
+        (RuntimeError("no disk"), "failed", "FAILED"),
+        (KeyboardInterrupt(), "interrupted", "KILLED"),
+        (Stopped(signal.SIGTERM), "stopped", "KILLED"),
+    ],
 )
 def test_a_run_that_an_error_ends_is_ended_in_mlflow_too(
     tmp_path, monkeypatch, error, state, status
