@@ -20,7 +20,7 @@ from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
 from pipelines.stream import Read, RequestDataset, Start
 from pipelines.vote import Result, Vote
-from pipelines.workers import forkserver, without_traceback
+from pipelines.workers import forkserver, quiet, without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class BatchStream(Iterator[Batch]):
                 multiprocessing_context=forkserver() if workers else None,
                 # Left to itself it draws from the generator of training, at each start anew.
                 generator=torch.Generator(),
+                worker_init_fn=quiet,
             )
         self._readers = max(1, workers)
         self._start = Start(places=[Place()] * self._readers)

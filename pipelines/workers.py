@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.forkserver
 import signal
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
 
@@ -17,12 +19,18 @@ def forkserver() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipelines.stream"])
+    resource_tracker.ensure_running()  # It unblocks what is blocked, so it must come first.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+def quiet(_: int) -> None:
+    """What a reader does first: torch's advice to programmers is not for a run's user."""
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
 
 
 def without_traceback(error: ValueError | OSError) -> ValueError | OSError:
