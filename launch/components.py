@@ -236,15 +236,13 @@ def _parse_shape(j: str, h: Optional[str], cpu: int = 0, gpu: int = 0, memMB: in
     return _Shape(least, hosts, processes, host)
 
 
-def _torchrun(
-    shape: _Shape, command: List[str], max_restarts: int, port: int, join_timeout: int
-) -> List[str]:
+def _torchrun(shape: _Shape, words: List[str], restarts: int, port: int, wait: int) -> List[str]:
     """Arguments of `launch.agent` that start a command of `dare` under torchrun.
 
     One host needs no agreed port; several meet at the first one's, whose address is in a variable
     that TorchX names for each scheduler.
     """
-    meeting = {**RENDEZVOUS, "join_timeout": join_timeout}
+    meeting = {**RENDEZVOUS, "join_timeout": wait}
     where = ["--host-variable", specs.macros.rank0_env, "--port", str(port)]
     return [
         *(where if shape.hosts > 1 else []),
@@ -255,10 +253,8 @@ def _torchrun(
         f"--rdzv-conf={','.join(f'{name}={value}' for name, value in meeting.items())}",
         f"--nnodes={shape.least}:{shape.hosts}",
         f"--nproc-per-node={shape.processes}",
-        f"--max-restarts={max_restarts}",
-        "-m",
-        "trainer",
-        *[_encode(word) for word in command],
+        f"--max-restarts={restarts}",
+        *[_encode(word) for word in ("-m", "trainer", *words)],
     ]
 
 
@@ -295,12 +291,9 @@ def _role(
 
 
 def _job_name(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or "dare"
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "dare"
 
 
 def _encode(value: str) -> str:
-    """Percent-encodes what any scheduler, or TorchX itself, would read as its own.
-
-    `launch.agent` decodes. Ordinary values stay as they are.
-    """
+    """Percent-encode what any scheduler would read as its own; `launch.agent` decodes."""
     return quote(value, safe="/=:@+").replace("::", "%3A%3A")
