@@ -273,7 +273,7 @@ def _role(
     if shape.hosts * shape.processes == 1 and "OMP_NUM_THREADS" not in (env or {}):
         del variables["OMP_NUM_THREADS"]  # One process may use all of the host.
     # Values that would not pass every scheduler as they are go by way of the agent.
-    odd = {key: value for key, value in variables.items() if value != _encode(value)}
+    odd = {key: value for key, value in variables.items() if key + value != _encode(key + value)}
     set_there = [f"--env={_encode(f'{key}={value}')}" for key, value in odd.items()]
     return specs.Role(
         name=name,
