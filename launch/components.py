@@ -1,7 +1,6 @@
 """TorchX components: `torchx run launch/components.py:train`, installed `torchx run dare.train`.
 
-TorchX reads this file alone, without our packages, and knows the types of `typing` only. No
-component starts a shell: a job is `python -m launch.agent` with a list of arguments.
+TorchX reads this file alone, and knows the types of `typing` only. No component starts a shell.
 """
 
 import re
@@ -24,6 +23,8 @@ SETTINGS: Dict[str, str] = {
     "TORCH_FR_BUFFER_SIZE": "2000",
     # After SIGTERM torchrun kills ranks that still save after so many seconds; its own 30 are few.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
+    # Without it torch 2.13 tells a host that comes back no address, and both wait for nothing.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     # Lines are seen when they are told, and a crash in native code shows the Python that led to it.
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
