@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -82,6 +82,11 @@ test: lint types
 test-gpu: $(STAMP)
 	@nvidia-smi -L
 	$(BIN)/pytest -m "not slow"
+
+# What TorchX would send to each scheduler, made anew, and what that changes.
+golden: $(STAMP)
+	$(BIN)/python -m tests.torchx_requests
+	git --no-pager diff --stat --patch -- tests/golden
 
 check: test
 
