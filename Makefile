@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu test-slurm check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -91,6 +91,11 @@ test-slurm: $(STAMP)
 	@{ $(SLURM_IS_HERE) || command -v apt-get; } >/dev/null || { echo "test-slurm: install slurmctld, slurmd and munged (on Debian: slurm-wlm munge)"; exit 1; }
 	@{ $(SLURM_IS_HERE); } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge; }
 	$(BIN)/pytest -m slurm tests/slurm
+
+# What TorchX would send to each scheduler, made anew, and what that changes.
+golden: $(STAMP)
+	$(BIN)/python -m tests.torchx_requests
+	git --no-pager diff --stat --patch -- tests/golden
 
 check: test
 
