@@ -24,6 +24,8 @@ SETTINGS: Dict[str, str] = {
     "TORCH_FR_BUFFER_SIZE": "2000",
     # After SIGTERM torchrun kills ranks that still save after so many seconds; its own 30 are few.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
+    # Else torchrun keeps one store, where restarted ranks find dead ones (pytorch issue 135712).
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     # Lines are seen when they are told, and a crash in native code shows the Python that led to it.
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
