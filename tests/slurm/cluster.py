@@ -22,7 +22,7 @@ from typing import TypeVar
 NODES = ("slurm-test-1", "slurm-test-2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 HOSTS = Path("/etc/hosts")
-MARK = "# tests/slurm"
+MARK = "# tests/slurm: "
 KILL_WAIT_S = 20
 """From the SIGTERM to the SIGKILL that end a preempted job (KillWait; Slurm's default is 30)."""
 
@@ -210,19 +210,26 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def host_names() -> Iterator[None]:
-    """Let the nodes' names mean this machine, and forget them again."""
+def host_names(folder: Path) -> Iterator[None]:
+    """Let the nodes' names mean this machine, until a cluster's folder is done with.
 
-    def others() -> str:
-        return "".join(line for line in before if not line.rstrip().endswith(MARK))
+    Lines of clusters whose folder is gone, because their test was killed, go too.
+    """
 
-    before = HOSTS.read_text().splitlines(keepends=True)
-    HOSTS.write_text(others() + f"127.0.0.1 {' '.join(NODES)} {MARK}\n")
+    def lines() -> list[str]:
+        every = HOSTS.read_text().splitlines(keepends=True)
+        marks = [line.partition(MARK) for line in every]
+        return [
+            line
+            for line, (_, mark, owner) in zip(every, marks, strict=True)
+            if not mark or (owner.strip() != str(folder) and Path(owner.strip()).exists())
+        ]
+
+    HOSTS.write_text("".join([*lines(), f"127.0.0.1 {' '.join(NODES)} {MARK}{folder}\n"]))
     try:
         yield
     finally:
-        before = HOSTS.read_text().splitlines(keepends=True)
-        HOSTS.write_text(others())
+        HOSTS.write_text("".join(lines()))
 
 
 @contextlib.contextmanager
@@ -234,7 +241,7 @@ def start_cluster() -> Iterator[Cluster]:
     cluster = Cluster(folder)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        stack.enter_context(host_names())
+        stack.enter_context(host_names(folder))
         stack.callback(cluster.stop)
         _write_config(folder)
         key = folder / "munge.key"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,12 +107,21 @@ class Job:
     def _on(self, node: str) -> list[Process]:
         return [one for one in self.processes() if one.environment["SLURMD_NODENAME"] == node]
 
+    def steps_told(self, words: str) -> list[int]:
+        """The steps in lines of its logs that have these words."""
+        lines = [line for path in self._logs() for line in path.read_text().splitlines()]
+        found = [re.search(r"at step ([\d,]+)", line) for line in lines if words in line]
+        return sorted(int(match[1].replace(",", "")) for match in found if match)
+
+    def _logs(self) -> list[Path]:
+        return sorted(self.folder.glob("slurm-*"))
+
     def told(self) -> str:
         """The end of each log, and what Slurm knows."""
         known = self.cluster.ask("scontrol", "show", "job", self.job_id)
         logs = [
             "\n".join([f"--- {path.name}", *path.read_text().splitlines()[-25:]])
-            for path in sorted(self.folder.glob("slurm-*"))
+            for path in self._logs()
         ]
         return "\n".join([known, *logs])
 

@@ -119,7 +119,10 @@ def test_dead_processes_are_started_again_by_torchrun_and_then_by_slurm(start, u
     assert_same(job.run, undisturbed)
 
 
-def test_a_preempted_job_comes_back(start, undisturbed, cluster):
+def test_a_job_that_is_told_to_end_saves_its_step_and_goes_on_from_there(
+    start, undisturbed, cluster
+):
+    """By a signal, and by a job of a higher partition that takes its nodes."""
     job = start("--max_retries=1")
     job.wait_for_progress()
     cluster.ask("scancel", "--signal=TERM", job.job_id)
@@ -128,6 +131,9 @@ def test_a_preempted_job_comes_back(start, undisturbed, cluster):
     cluster.ask("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
     assert job.requeued == 2
     job.wait_for_end()
+    stopped, resumed = job.steps_told("which is saved"), job.steps_told("resumed")
+    assert len(stopped) == 2
+    assert stopped == resumed
     assert_same(job.run, undisturbed)
 
 
@@ -147,6 +153,7 @@ def test_nothing_stays_on_the_machine():
     with start_cluster() as cluster:
         cluster.ask("srun", "--nodes=2", "true")
         assert len(cluster.processes()) >= 4
+        assert str(cluster.folder) in HOSTS.read_text()
     assert not cluster.folder.exists()
     assert not cluster.processes()
-    assert NODES[0] not in HOSTS.read_text()
+    assert str(cluster.folder) not in HOSTS.read_text()
