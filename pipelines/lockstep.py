@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -75,6 +76,8 @@ class BatchStream(Iterator[Batch]):
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
                 multiprocessing_context=forkserver() if workers else None,
+                # Left to itself it draws from the generator of training, at each start anew.
+                generator=torch.Generator(),
             )
         self._readers = max(1, workers)
         self._start = Start(places=[Place()] * self._readers)

@@ -30,6 +30,7 @@ def torchrun(
     """
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
     launcher += [f"--master-port={port}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    launcher += ["--shutdown-timeout=5"]
     module = "trainer" if fault is None else "tests.faulty"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     env["PYTHONPATH"] = str(Path(__file__).parents[1])

@@ -22,6 +22,8 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
                                  gradients, convergence
   dare sweep --config FILE       seeds, presets and any fields, to a table of mean ± std
   dare compare                   one table against two and four, where one is enough and not
+  dare runs                      what runs there are: state, step, AUC, where
+  dare runs compare A B          how runs differ, one HTML page: config, results, curves
   dare bench train               samples/s and memory at the paper's setting, of any preset
   dare bench search              time of the search alone, against width and history length
   dare bench exchange            bytes between ranks, representation pooled and not
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "analyze": commands.analyze,
         "sweep": commands.sweep,
         "compare": commands.compare,
+        "runs": commands.runs,
         "bench": commands.bench,
     }
     if not arguments or arguments[0] in ("-h", "--help"):

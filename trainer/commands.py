@@ -108,7 +108,9 @@ def train(arguments: list[str]) -> int:
     config, text, parsed = parse_run(parser, arguments)
     from trainer.job import train_job
     from trainer.reliability.stopping import Stopped
+    from trainer.telemetry.trackers import check_trackers
 
+    check_trackers(config.telemetry.trackers)
     try:
         result = train_job(config, text, resume=parsed.resume, overwrite=parsed.overwrite)
     except Stopped as stopped:
@@ -205,6 +207,15 @@ def sweep(arguments: list[str]) -> int:
     path, failed = sweep(**vars(sweep_parser().parse_args(own)), options=options)
     print(path)
     return 1 if failed else 0
+
+
+def runs(arguments: list[str]) -> int:
+    """List runs, or show how some differ."""
+    from trainer.runs.command import compare_runs, list_runs
+
+    named = arguments[:1] == ["compare"]
+    print(compare_runs(arguments[1:]) if named else list_runs(arguments))
+    return 0
 
 
 def bench(arguments: list[str]) -> int:

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from trainer.reliability.progress import Progress
 from trainer.reliability.stopping import StopRequest
 
 FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=30)
+RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def run_context() -> Iterator[RunContext]:
 
     Raises:
         ValueError: the launcher started more processes on a host than it has GPUs.
+        RuntimeError: nobody answers at the launcher's address.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -90,7 +93,7 @@ def run_context() -> Iterator[RunContext]:
     if started_here:
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=FIRST_STEP_TIMEOUT)
+            _join(backend, rank, world)
         else:
             store = torch._C._distributed_c10d.HashStore()
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
@@ -100,6 +103,28 @@ def run_context() -> Iterator[RunContext]:
     finally:
         if started_here:
             dist.destroy_process_group()
+
+
+def _join(backend: str, rank: int, world: int) -> None:
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
+    except dist.DistError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RuntimeError(
+            f"rank {rank} of {world} found nobody at {address} (MASTER_ADDR, MASTER_PORT) within "
+            f"{RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; start all hosts with the address of the "
+            "first one, and let its port through"
+        ) from error
+    # torchrun keeps its store when it starts ranks again (torch 2.13), and they would connect to the
+    # addresses of those before. Several hosts do not count restarts alike: there
+    # TORCH_DISABLE_SHARE_RDZV_TCP_STORE (launch/components.py) makes a new store for each.
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        store = dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]
+    store.set_timeout(FIRST_STEP_TIMEOUT)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world, timeout=FIRST_STEP_TIMEOUT
+    )
 
 
 def _device(local_rank: int) -> torch.device:

@@ -114,7 +114,8 @@ class Trainer:
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
             self._end(telemetry)
-        return self._finish()
+        with telemetry.trackers:
+            return self._finish(telemetry)
 
     def _steps(self, telemetry: Telemetry, losses: LossWatch) -> None:
         config, started = self.config, time.perf_counter()
@@ -222,6 +223,7 @@ class Trainer:
                 window=telemetry.window(),
                 beside=beside,
             )
+        telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
         self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
@@ -268,7 +270,7 @@ class Trainer:
             (self.folder / "config.yaml").write_text(self.config_yaml)
             write_json(self.folder / "plan.json", self.run.placement.rows)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, telemetry: Telemetry) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
         best = self.checkpoints.best() or self.checkpoints.latest()
         if best is not None and best[1].step != self.step:
@@ -294,4 +296,5 @@ class Trainer:
             leave_result(
                 self.folder, result, evaluation, self.run.placement, config_yaml=self.config_yaml
             )
+        telemetry.trackers.end("finished", result)
         return result

@@ -13,6 +13,7 @@ from trainer.arguments import parse_run, run_parser
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
 COMMANDS = (
     *("doctor", "prepare", "plan", "train", "evaluate", "analyze", "sweep", "compare"),
+    *("runs", "runs compare"),
     *("bench train", "bench search", "bench exchange", "bench prepare"),
 )
 
@@ -43,6 +44,15 @@ def test_help_of_a_source_shows_what_it_needs(source):
     assert usage.startswith(f"usage: dare prepare {source} ")
     assert "--out OUT" in usage
     assert ("--raw RAW" in usage) == (source not in ("synthetic", "parquet"))
+
+
+@pytest.mark.parametrize("command", ["runs", "runs compare"])
+def test_help_of_runs_explains_every_option(command):
+    outcome = dare(*command.split(), "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"usage: dare {command} ")
+    for told in ("--out FILE",) if "compare" in command else ("--state", "--sort", "--json"):
+        assert told in outcome.out
 
 
 def test_every_option_has_an_explanation():

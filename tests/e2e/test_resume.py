@@ -136,3 +136,19 @@ def test_a_damaged_old_checkpoint_does_not_end_a_run(data, out):
     assert outcome.code == 0
     assert "manifest.json is damaged" in outcome.err
     assert (checkpoints / "step-00000006" / "manifest.json").exists()
+
+
+def test_what_is_drawn_in_training_is_drawn_the_same_after_a_resume_and_beside_evaluations(
+    data, out
+):
+    """The auxiliary head's sample; readers and evaluations have generators of their own."""
+    options = ["--model.head.auxiliary_sample=4", "--loop.steps=8"]
+    _train(data, out, "drawn", *options)
+    _train(data, out, "drawn-in-two", *options, "--loop.steps=5")
+    _train(data, out, "drawn-in-two", *options, "--resume")
+    _train(data, out, "drawn-beside", *options, "--loop.evaluate_every=3")
+    losses = rows_of(out / "drawn", "train/loss")
+    assert rows_of(out / "drawn-in-two", "train/loss") == losses
+    assert rows_of(out / "drawn-beside", "train/loss") == losses
+    _train(data, out, "undrawn", "--loop.steps=8")
+    assert rows_of(out / "undrawn", "train/loss") != losses

@@ -43,6 +43,10 @@ class Store:
         """Path or URL of a checkpoint, or of a file of it."""
         return "/".join([self.folder, name, *([file] if file else [])])
 
+    def path_of(self, step: int) -> str:
+        """Path or URL of the checkpoint of a step."""
+        return self.path(f"{_PREFIX}{step:08d}")
+
     def aside(self, name: str) -> str:
         """Where a checkpoint is written before it is complete."""
         return name + _ASIDE if self.is_local else name

@@ -78,3 +78,39 @@ def locked_by_main(folder: Path, otherwise: str, context: RunContext) -> Iterato
 def _write(descriptor: int, text: str) -> None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, text.encode())
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds a folder, `PID on HOST`; None where nobody does. Does not get in a holder's way.
+
+    Who let go of it left no word in its file. Where there is one, a process of this host that is
+    gone was killed; only for others the lock itself is asked, shared and for a moment.
+
+    Args:
+        folder: that may not be there.
+
+    Raises:
+        OSError: its file cannot be read.
+    """
+    path = folder / LOCK_FILE
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            told = " ".join(file.read(200).split())
+            if not told or _is_gone(told):
+                return None
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return told
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _is_gone(told: str) -> bool:
+    """Whether the process of these words was of this host and is no more."""
+    pid, _, host = told.partition(" on ")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    return Path("/proc/self").exists() and not Path("/proc", pid).exists()

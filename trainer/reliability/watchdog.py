@@ -26,7 +26,7 @@ from trainer.reliability.progress import STARTING, Progress
 EXIT_CODE = 124
 """Of a job that was ended so, as of `timeout`."""
 _SLOW = (STARTING, "restoring", "saving", "reporting")
-_WAITING = ("waiting for the batches of other ranks", "training", "waiting for other ranks")
+_WAITING = (STARTING, "training", "waiting for the batches of other ranks")
 """Where a rank may stand because another one hangs."""
 _BEAT_S = 2.0
 
@@ -85,6 +85,7 @@ class Watchdog:
             # A connection of its own: one that waits for a key holds up all others of its store.
             store: Any = dist.distributed_c10d._get_default_store()  # Its stub lacks `clone`.
             self._store = store.clone()
+            self._tell()
             self._thread.start()
         return self
 

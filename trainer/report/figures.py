@@ -16,7 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-Colour = Literal["ink", "muted", "rule", "surface", "series-1", "series-2"]
+Colour = Literal[
+    "ink", "muted", "rule", "surface",
+    "series-1", "series-2", "series-3", "series-4", "series-5", "series-6",
+]  # fmt: skip
 _HEX: dict[Colour, str] = {
     "ink": "#101001",
     "muted": "#101002",
@@ -24,6 +27,10 @@ _HEX: dict[Colour, str] = {
     "surface": "#101004",
     "series-1": "#101005",
     "series-2": "#101006",
+    "series-3": "#101007",
+    "series-4": "#101008",
+    "series-5": "#101009",
+    "series-6": "#10100a",
 }
 """Stand-ins that matplotlib draws with; each becomes `var(--name)`, so that a theme can set it."""
 
@@ -59,6 +66,10 @@ _PAPER: dict[Colour, str] = {
     "surface": "#ffffff",
     "series-1": "#2266c4",
     "series-2": "#c2570c",
+    "series-3": "#0d8468",
+    "series-4": "#b0307c",
+    "series-5": "#6f52c8",
+    "series-6": "#857000",
 }
 """Colours of a file of its own: the page's, by day."""
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
@@ -66,6 +77,7 @@ Memory = Mapping[str, Sequence[float]]
 """Bytes by table and rank."""
 _POINTS = 400
 _LABELLED_CELLS = 12
+_LEGEND_COLUMNS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +140,8 @@ def line_figure(
             axes.set_ylim(bottom=0)
         _label(axes, x_label, y_label)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=len(series), borderaxespad=0)
+            columns = min(len(series), _LEGEND_COLUMNS)
+            figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0)
         return _svg(figure, name, alt)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trainer.report.figures import (
@@ -29,8 +28,9 @@ from trainer.report.headline import (
     oracle_share,
     split_name,
 )
+from trainer.report.page import render_page
 
-_TEMPLATE = "report.html.j2"
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _LINES: tuple[tuple[Colour, bool], ...] = (
     ("series-1", False),
     ("series-2", False),
@@ -93,16 +93,9 @@ def write_report(data: ReportData, path: Path) -> None:
         data: what to show.
         path: the HTML file; its folder is made.
     """
-    # The template is plain HTML with escaping on: only our own SVG passes unescaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     facts = headline(data.result, data.history)
-    page = environment.get_template(_TEMPLATE).render(
+    page = render_page(
+        _TEMPLATE,
         name=data.name,
         lead=facts[0] if facts and facts[0].label == "AUC" else None,
         split=split_name(data.result),

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from trainer.telemetry.memory import peak_memory_bytes
 from trainer.telemetry.profiling import ProfileWindow
 from trainer.telemetry.step_window import StepWindow
+from trainer.telemetry.trackers import TrackerName, Trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -46,6 +47,11 @@ class TelemetryConfig:
 
     progress: bool = True
     """Draw a progress bar where stderr is a terminal; elsewhere a log point is a log line."""
+
+    trackers: list[TrackerName] = field(default_factory=list)
+    """Where else rank 0 records the run, such as `[mlflow]`: `torchx`, the tracker of the job that
+    `torchx run` has started; `mlflow`; `wandb`. Their own variables say where. One that fails is
+    told of once, and training goes on."""
 
     phases: bool = False
     """Write the seconds a step of its phases, `train/phase_s/search` and the like, of rank 0."""
@@ -99,7 +105,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Rows of a run's `metrics.jsonl`, oldest first; a last line cut off by a crash is left out."""
     path = folder / METRICS_FILE
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -147,6 +153,7 @@ class Telemetry:
             device=self._device,
         )
         self._window, self._resumed = StepWindow(), window or {}
+        self.trackers = Trackers((), folder)
         self._scalars: Callable[[], Mapping[str, float]] | None = None
 
     def __enter__(self) -> Telemetry:
@@ -164,11 +171,12 @@ class Telemetry:
             self._tensorboard = SummaryWriter(self._folder / "tensorboard", purge_step=purge)
         if config.progress and sys.stderr.isatty():
             self._bar = tqdm(total=self._total_steps, initial=self._step, unit="step")
+        self.trackers = Trackers(config.trackers, self._folder)
         self._profile.after_step(self._step)
         self._window = StepWindow(self._resumed)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if not self._writes:
             return
         try:
@@ -181,6 +189,7 @@ class Telemetry:
             if self._tensorboard is not None:
                 self._tensorboard.close()
             self._file.close()
+            self.trackers.__exit__(kind, *error)
 
     def step(
         self,
@@ -257,8 +266,11 @@ class Telemetry:
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         row: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
+        if self._total_steps is not None:
+            row["total_steps"] = self._total_steps
         row |= {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.trackers.scalars(step, scalars)
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)

@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from trainer.json_files import read_object, write_json
-from trainer.reliability.lock import locked
+from trainer.reliability.lock import holder, locked
 
 HOLD = """
 import sys
@@ -74,3 +76,37 @@ def test_a_writer_that_is_ended_leaves_the_whole_file_of_before(tmp_path, monkey
     write_json(path, {"auc": 0.9})
     assert read_object(path) == {"auc": 0.9}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_holds_a_folder_is_told_without_holding_it(tmp_path):
+    out = tmp_path / "out"
+    assert holder(out) is None
+    command = [sys.executable, "-c", HOLD, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert holder(out) == f"{other.pid} on {socket.gethostname()}"
+        other.kill()
+    assert (out / ".lock").read_text()  # Killed, it has left its word.
+    assert holder(out) is None
+    with locked(out, "go"):
+        assert holder(out) == f"{os.getpid()} on {socket.gethostname()}"
+    assert holder(out) is None
+
+
+def test_words_of_another_host_or_a_process_id_used_anew_hold_nothing(tmp_path):
+    for words in ("1 on elsewhere", f"{os.getpid()} on {socket.gethostname()}", "nonsense", "\0"):
+        (tmp_path / ".lock").write_text(words)
+        assert holder(tmp_path) is None
+        with locked(tmp_path, "go"):
+            pass
+
+
+def test_looking_never_makes_a_starting_process_find_the_folder_held(tmp_path):
+    """A look at a folder that was left in order, or by a process that is gone, takes no lock."""
+    path = tmp_path / ".lock"
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    for words in ("", f"{gone.stdout.strip()} on {socket.gethostname()}\n"):
+        path.write_text(words)
+        with mock.patch("fcntl.flock", side_effect=AssertionError("it was locked")):
+            assert holder(tmp_path) is None

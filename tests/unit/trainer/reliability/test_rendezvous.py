@@ -1,0 +1,26 @@
+"""Processes that do not find each other say so."""
+
+import datetime
+import socket
+
+import pytest
+
+from trainer import distributed
+from trainer.distributed import run_context
+
+
+def test_an_address_where_nobody_answers_is_told_with_what_to_do(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in (
+        ("RANK", "1"),
+        ("WORLD_SIZE", "2"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", str(port)),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "RENDEZVOUS_TIMEOUT", datetime.timedelta(seconds=1))
+    told = f"rank 1 of 2 found nobody at 127.0.0.1:{port} .* within 1 s; start all hosts"
+    with pytest.raises(RuntimeError, match=told), run_context():
+        pass
