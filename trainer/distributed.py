@@ -115,8 +115,8 @@ def _join(backend: str, rank: int, world: int) -> None:
             f"{RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; start all hosts with the address of the "
             "first one, and let its port through"
         ) from error
-    # torchrun keeps its store when it starts ranks again (torch 2.13), and they would connect to the
-    # addresses of those before. Several hosts do not count restarts alike: there
+    # torchrun keeps its store when it starts ranks again (torch 2.13), and they would connect to
+    # the addresses of those before. Several hosts do not count restarts alike: there
     # TORCH_DISABLE_SHARE_RDZV_TCP_STORE (launch/components.py) makes a new store for each.
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
