@@ -1,7 +1,6 @@
 """TorchX components: `torchx run launch/components.py:train`, installed `torchx run dare.train`.
 
-TorchX reads this file alone, without our packages, and knows the types of `typing` only. No
-component starts a shell: a job is `python -m launch.agent` with a list of arguments.
+TorchX reads this file alone, and knows the types of `typing` only. No component starts a shell.
 """
 
 import re
@@ -24,7 +23,7 @@ SETTINGS: Dict[str, str] = {
     "TORCH_FR_BUFFER_SIZE": "2000",
     # After SIGTERM torchrun kills ranks that still save after so many seconds; its own 30 are few.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
-    # Else torchrun keeps one store, where restarted ranks find dead ones (pytorch issue 135712).
+    # Without it torch 2.13 tells a host that comes back no address, and both wait for nothing.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     # Lines are seen when they are told, and a crash in native code shows the Python that led to it.
     "PYTHONUNBUFFERED": "1",
@@ -275,7 +274,7 @@ def _role(
     if shape.hosts * shape.processes == 1 and "OMP_NUM_THREADS" not in (env or {}):
         del variables["OMP_NUM_THREADS"]  # One process may use all of the host.
     # Values that would not pass every scheduler as they are go by way of the agent.
-    odd = {key: value for key, value in variables.items() if value != _encode(value)}
+    odd = {key: value for key, value in variables.items() if key + value != _encode(key + value)}
     set_there = [f"--env={_encode(f'{key}={value}')}" for key, value in odd.items()]
     return specs.Role(
         name=name,

@@ -67,7 +67,7 @@ def arguments_of(scheduler: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _same_everywhere() -> Iterator[None]:
+def same_everywhere() -> Iterator[None]:
     """No chance, no daemon, no path of this machine."""
     with (
         mock.patch("torchx.schedulers.ids.random_uint64", return_value=2**60),
@@ -87,7 +87,7 @@ def _same_everywhere() -> Iterator[None]:
 def dry_run(scheduler: str, component: str, arguments: Sequence[str]) -> Any:
     """TorchX's dry run of a component of ours."""
     path = f"{ROOT / 'launch' / 'components.py'}:{component}"
-    with _same_everywhere(), get_runner("golden") as runner:
+    with same_everywhere(), get_runner("golden") as runner:
         return runner.dryrun_component(path, list(arguments), scheduler, SCHEDULERS[scheduler])
 
 
