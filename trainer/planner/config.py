@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from pipelines import storage
+from trainer.yaml_file import YamlError, load, read_text
 
 Kind = Literal["unpooled", "pooled"]
 """`unpooled`: a table of an `EmbeddingCollection`; `pooled`: of an `EmbeddingBagCollection`."""
@@ -148,12 +147,12 @@ def load_plan_config(path: str, kinds: Mapping[str, Kind], device: Device) -> Pl
 def _read(path: str) -> Any:
     if not storage.exists(path):
         raise ValueError(f"sharding.plan is {path}, which is not there")
-    with storage.open_file(path) as stream:
-        try:
-            return yaml.safe_load(stream)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"sharding.plan: {path} is not YAML: {reason}") from error
+    try:
+        return load(read_text(path))
+    except YamlError as error:
+        raise ValueError(f"sharding.plan: {error.of(path)}") from error
+    except ValueError as error:
+        raise ValueError(f"sharding.plan: {error}") from error
 
 
 class _Mistakes:
