@@ -19,6 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
+from pipelines.reader_errors import told
 from pipelines.stream import Read, RequestDataset, Start
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ class BatchStream(Iterator[Batch]):
             self._iterator = iter(self._loader)
         try:
             read = None if self._read_out else next(self._iterator, None)
-        except (ValueError, OSError) as error:
-            raise _without_traceback(error) from error
+        except (ValueError, OSError, EOFError, RuntimeError) as error:
+            raise told(error, self._loader.num_workers) from error
         self._read_out = read is None
         if read is not None:
             self._places[read.worker] = read.place
@@ -251,12 +252,6 @@ class _Vote:
         readers, weight, *behaviours = self._numbers.tolist()
         mean = statistics.fmean(behaviours)
         return _Result(int(readers), weight, max(behaviours) / mean if mean else 1.0)
-
-
-def _without_traceback(error: ValueError | OSError) -> ValueError | OSError:
-    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
-    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
-    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
 
 
 def _forkserver() -> BaseContext:
