@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import multiprocessing
-import statistics
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
-from pipelines.reader_errors import told
 from pipelines.stream import Read, RequestDataset, Start
+from pipelines.vote import Result, Vote
+from pipelines.workers import forkserver, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,9 @@ class BatchStream(Iterator[Batch]):
     For each batch the ranks vote over `group`: as long as one of them has data, all go on, and
     those without get a weightless padding batch. The vote also carries the weights, so that each
     batch knows the sum over all ranks before the forward pass. It is held one batch ahead: sent
-    when a batch is read, needed when the batch is handed out.
+    when a batch is read, needed when the batch is handed out. And it carries whether a rank was
+    asked to stop: then the stream ends at the same batch on all of them, and can be gone on with
+    from there.
 
     Args:
         dataset: this rank's share.
@@ -44,6 +45,8 @@ class BatchStream(Iterator[Batch]):
         epochs: passes over the data.
         group: a gloo group of all ranks, None for one rank.
         pin_memory: copy batches to page-locked memory.
+        stop: whether this rank was asked to stop.
+        phase: entered, with words for what is done, around what may hang.
     """
 
     def __init__(
@@ -54,8 +57,13 @@ class BatchStream(Iterator[Batch]):
         epochs: int,
         group: dist.ProcessGroup | None,
         pin_memory: bool,
+        stop: Callable[[], bool] = lambda: False,
+        phase: Callable[[str], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
     ) -> None:
         self._dataset, self._group, self._epochs = dataset, group, epochs
+        self._stop, self._phase = stop, phase
+        self.stopped = False
+        """Whether it has ended because a rank was asked to stop."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata 0.11 calls it.
             # Its snapshots go on with as many workers only: places travel with batches instead.
@@ -66,14 +74,14 @@ class BatchStream(Iterator[Batch]):
                 snapshot_every_n_steps=_NEVER,
                 pin_memory=pin_memory,
                 persistent_workers=workers > 0,
-                multiprocessing_context=_forkserver() if workers else None,
+                multiprocessing_context=forkserver() if workers else None,
             )
         self._readers = max(1, workers)
         self._start = Start(places=[Place()] * self._readers)
         self._iterator: Iterator[Read] | None = None
         self._read_out = False
         """This rank's share of the epoch is over; it may have to wait for other ranks."""
-        self._ahead: _Vote | None = None
+        self._ahead: Vote | None = None
         self._places, self._next_reader = list(self._start.places), 0
         self._standings: OrderedDict[int, _Standing] = OrderedDict()
         self._imbalance, self._counted = 0.0, 0
@@ -88,9 +96,13 @@ class BatchStream(Iterator[Batch]):
     def __next__(self) -> Batch:
         started = time.perf_counter()
         try:
-            while self.epoch < self._epochs:
+            while self.epoch < self._epochs and not self.stopped:
                 vote, self._ahead = self._ahead or self._next_vote(), None
-                result = vote.wait()
+                with self._phase("waiting for the batches of other ranks"):
+                    result = vote.wait()
+                self.stopped = result.stop
+                if result.stop:
+                    break
                 if result.readers:
                     self._ahead = self._next_vote()
                     return self._hand_out(vote, result)
@@ -101,22 +113,31 @@ class BatchStream(Iterator[Batch]):
         finally:
             self.waited_s += time.perf_counter() - started
 
-    def _next_vote(self) -> _Vote:
+    def _next_vote(self) -> Vote:
         """Read a batch, if there is one, and let the other ranks know."""
-        if self._iterator is None:
-            self._iterator = iter(self._loader)
-        try:
-            read = None if self._read_out else next(self._iterator, None)
-        except (ValueError, OSError, EOFError, RuntimeError) as error:
-            raise told(error, self._loader.num_workers) from error
+        with self._phase("reading data"):
+            read = self._read()
         self._read_out = read is None
         if read is not None:
             self._places[read.worker] = read.place
             self._next_reader = (read.worker + 1) % self._readers
         batch = None if read is None else read.batch
-        return _Vote(batch, tuple(self._places), self._next_reader, self._group)
+        return Vote(batch, tuple(self._places), self._next_reader, self._group, stop=self._stop())
 
-    def _hand_out(self, vote: _Vote, result: _Result) -> Batch:
+    def _read(self) -> Read | None:
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        try:
+            return None if self._read_out else next(self._iterator, None)
+        except ValueError as error:
+            raise in_words(error, self._loader.num_workers) from error
+        except (OSError, EOFError, RuntimeError) as error:
+            # A worker may have ended: all that belongs to a job may be asked to.
+            if self._stop() and self._loader.num_workers:
+                return None
+            raise in_words(error, self._loader.num_workers) from error
+
+    def _hand_out(self, vote: Vote, result: Result) -> Batch:
         batch = vote.batch
         if batch is None:
             batch = padding_batch(tuple(self._dataset.config.ids.rows))
@@ -212,53 +233,3 @@ class _Standing:
     """Of its readers."""
     next_reader: int
     """Whose turn it is."""
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What the ranks said of a batch."""
-
-    readers: int
-    """Ranks that have one."""
-    weight: float
-    imbalance: float
-    """Behaviours of the fullest rank over the mean of all."""
-
-
-class _Vote:
-    """This rank's batch or none, where it stands after it, and its voice among the ranks."""
-
-    def __init__(
-        self,
-        batch: Batch | None,
-        places: tuple[Place, ...],
-        next_reader: int,
-        group: dist.ProcessGroup | None,
-    ) -> None:
-        self.batch, self.places, self.next_reader = batch, places, next_reader
-        rank, world = (0, 1) if group is None else (group.rank(), group.size())
-        self._numbers = torch.zeros(2 + world, dtype=torch.float64)
-        if batch is not None:
-            self._numbers[0], self._numbers[1] = 1.0, batch.total_weight
-            self._numbers[2 + rank] = batch.num_behaviours
-        self._sum = (
-            None if group is None else dist.all_reduce(self._numbers, group=group, async_op=True)
-        )
-
-    def wait(self) -> _Result:
-        """The sum over the ranks; a collective that was begun when the batch was read."""
-        if self._sum is not None:
-            self._sum.wait()
-        readers, weight, *behaviours = self._numbers.tolist()
-        mean = statistics.fmean(behaviours)
-        return _Result(int(readers), weight, max(behaviours) / mean if mean else 1.0)
-
-
-def _forkserver() -> BaseContext:
-    """Workers by fork from a small server, not from a process with GPU threads.
-
-    The server imports the reader once; otherwise each worker would spend seconds on it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.stream"])
-    return context

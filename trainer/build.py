@@ -222,4 +222,16 @@ def open_stream(
         epochs=epochs,
         group=context.control,
         pin_memory=context.device.type == "cuda",
+        stop=context.stop.asked,
+        phase=context.progress.phase,
     )
+
+
+def check_splits(config: TrainConfig, schema: DatasetSchema, context: RunContext) -> None:
+    """Look for the files that are scored, so that none is missed after hours of training.
+
+    Raises:
+        ValueError: a split has none, or their columns do not fit the layout.
+    """
+    for split in ("val", "test") if config.data.test else ("val",):
+        open_stream(config, split, schema, context)

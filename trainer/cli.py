@@ -17,6 +17,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare plan --config FILE        where the tables would live on other machines, and what it costs
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
+  dare replay FILE               a batch whose loss was not finite, again, on one CPU
   dare analyze WHAT --config F   what a run has learned: attention, retrieval, discriminability,
                                  gradients, convergence
   dare sweep --config FILE       seeds, presets and any fields, to a table of mean ± std
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where the doctor found errors or one of several runs failed, 2 for a
-        user's mistake, 130 for Ctrl-C.
+        user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for SIGTERM.
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": commands.plan,
         "train": commands.train,
         "evaluate": commands.evaluate,
+        "replay": commands.replay,
         "analyze": commands.analyze,
         "sweep": commands.sweep,
         "compare": commands.compare,

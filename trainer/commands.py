@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,44 +106,35 @@ def train(arguments: list[str]) -> int:
         "--overwrite", action="store_true", help="delete what the run's folder holds, start anew"
     )
     config, text, parsed = parse_run(parser, arguments)
-    from trainer.distributed import run_context
-    from trainer.loop import Trainer
-    from trainer.telemetry.telemetry import configure_logging
+    from trainer.job import train_job
+    from trainer.reliability.stopping import Stopped
 
-    with run_context() as context:
-        configure_logging(context.rank)
-        folder = Path(config.out_dir) / config.name
-        _check_folder(folder, resume=parsed.resume, overwrite=parsed.overwrite)
-        trainer = Trainer(config, context, text)
-        trainer.check_data()
-        # Only now: a mistake in the config must not cost the old run.
-        if parsed.overwrite:
-            trainer.checkpoints.clear()
-            _empty(folder, is_main=context.is_main, wait=context.wait)
-        result = trainer.train(resume=parsed.resume)
-        context.wait()  # A rank that leaves early could end the job before the report is written.
-        if context.is_main:
-            print(json.dumps(result))
+    try:
+        result = train_job(config, text, resume=parsed.resume, overwrite=parsed.overwrite)
+    except Stopped as stopped:
+        return stopped.exit_code
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps(result))
     return 0
 
 
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds a run, unless it is said what to do with it."""
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if (folder / "config.yaml").exists() and not resume and not overwrite:
-        raise ValueError(
-            f"{folder} holds a run; --resume goes on with it, --overwrite deletes it, "
-            "or choose another --name"
-        )
+def replay(arguments: list[str]) -> int:
+    """Run a batch whose loss was not finite; exit code 1 where its loss is another one."""
+    from trainer.reliability.replay import describe, replay
 
-
-def _empty(folder: Path, *, is_main: bool, wait: Callable[[], None]) -> None:
-    """Delete the run that a folder holds, nothing else; a collective."""
-    wait()
-    if is_main and (folder / "config.yaml").exists():
-        shutil.rmtree(folder)
-    wait()
+    parser = make_parser(
+        "dare replay",
+        "Run the forward pass of a batch whose loss was not finite, on one CPU, and tell where it "
+        "stops being finite. A run keeps such a batch below its folder's bad_batches/.",
+        "dare replay FILE",
+    )
+    parser.add_argument(
+        "file", help="such as runs/NAME/bad_batches/step-00000123-rank-0.safetensors"
+    )
+    told = replay(parser.parse_args(arguments).file)
+    print(describe(told), file=sys.stderr)
+    print(json.dumps(told))
+    return 0 if told["reproduced"] else 1
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -165,13 +156,19 @@ def evaluate(arguments: list[str]) -> int:
     config, text, parsed = parse_run(parser, arguments)
     from trainer.distributed import run_context
     from trainer.loop import Trainer
+    from trainer.outcome import finite
     from trainer.telemetry.telemetry import configure_logging
 
     with run_context() as context:
         configure_logging(context.rank)
-        result = Trainer(config, context, text).score(parsed.split, parsed.at)
+        trainer = Trainer(config, context, text)
+        checkpoint = trainer.checkpoints.find(parsed.at)
+        steps = trainer.load(checkpoint).step
+        metrics = trainer.evaluate(parsed.split).metrics
+        scored = {"name": config.name, "split": parsed.split, "checkpoint": checkpoint, **metrics}
+        scored |= {"oracle_auc": trainer.schema.oracle.get(parsed.split), "steps": steps}
         if context.is_main:
-            print(json.dumps(result))
+            print(json.dumps(finite(scored)))
     return 0
 
 

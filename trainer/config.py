@@ -14,6 +14,7 @@ from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
 from trainer.checkpoints.checkpoint import CheckpointConfig
 from trainer.optim import OptimConfig
+from trainer.reliability.watchdog import WatchdogConfig
 from trainer.sharding import ShardingConfig
 from trainer.telemetry.telemetry import TelemetryConfig
 
@@ -45,7 +46,9 @@ class LoopConfig:
     depend on the order of the rows: one process, and `data.workers` at most 1."""
     check_loss_every: int = 20
     """Steps between looks at the losses since the last look, which end the run where one is not
-    finite; there is a look before each evaluation and checkpoint too."""
+    finite; there is a look before each evaluation and checkpoint too. A look comes before the
+    update of its step, so with 1 the tables are still whole, and the batch is kept for
+    `dare replay`; each look waits for the device."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -88,6 +91,8 @@ class TrainConfig:
     """When to save."""
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     """What to log."""
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    """When a run that hangs is ended."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):

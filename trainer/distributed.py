@@ -6,11 +6,14 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from trainer.reliability.progress import Progress
+from trainer.reliability.stopping import StopRequest
 
 FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -26,6 +29,10 @@ class RunContext:
     device: torch.device
     control: dist.ProcessGroup | None
     """A gloo group of all ranks for votes and metrics, off the training group; None for one."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Whether it was asked to end."""
+    progress: Progress = field(default_factory=Progress)
+    """What it is doing."""
 
     @property
     def is_main(self) -> bool:
@@ -52,12 +59,13 @@ class RunContext:
 
         Raises:
             OSError: the task's, on every rank.
+            ValueError: the same.
         """
-        failure: list[OSError | None] = [None]
+        failure: list[OSError | ValueError | None] = [None]
         if self.is_main:
             try:
                 task()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 failure = [error]
         if self.world > 1:
             dist.broadcast_object_list(failure, src=0, group=group or self.control)

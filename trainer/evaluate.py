@@ -62,6 +62,9 @@ def evaluate(
         config: what of the next batch is done while one is scored, and which metrics are told.
         history_length: positions there can be.
         planted: the data's true attention, where it is known.
+
+    Raises:
+        Stopped: a rank was asked to stop; not all was scored.
     """
     metrics, attention = SplitMetrics(), AttentionMap(history_length, context.control, planted)
     released = ReleasedMetrics() if config.released_metrics else None
@@ -70,6 +73,8 @@ def evaluate(
         attention.update(batch, output)
         if released is not None:
             released.update(output, batch.features["target_category"].values())
+    if stream.stopped:
+        raise context.stop.stopped()
     values = metrics.compute(context.control)
     if released is not None:
         values |= released.compute()

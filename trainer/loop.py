@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import logging
 import math
 import time
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,25 @@ from pipelines.loader import Split
 from pipelines.lockstep import BatchStream
 from pipelines.overlap import attach_again, check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
-from trainer.build import build, describe_sizes, expected_steps, open_stream
+from trainer.build import build, check_splits, describe_sizes, expected_steps, open_stream
 from trainer.checkpoints.checkpoint import Checkpoints
-from trainer.checkpoints.manifest import Manifest
+from trainer.checkpoints.manifest import DamagedCheckpointError, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
-from trainer.outcome import finite, leave_result, make_result, told, write_json
+from trainer.json_files import write_json
+from trainer.outcome import leave_result, make_result, told
+from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
+from trainer.reliability.stopping import Stopped
 from trainer.report.attention_map import planted_beside
+from trainer.saved_run import resume_run, save_run
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry.step_probe import StepProbe
 from trainer.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
-
-_PLACE_FILE, _WINDOW_FILE = "loader.json", "telemetry.json"
 
 
 class Trainer:
@@ -61,21 +62,16 @@ class Trainer:
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
 
-    @functools.cached_property
+    @cached_property
     def train_stream(self) -> BatchStream:
         """Batches of all epochs; scoring a split never opens them."""
         config = self.config
         return open_stream(config, "train", self.schema, self.context, epochs=config.loop.epochs)
 
     def check_data(self) -> None:
-        """Look for the files of every split, so that none is missed after hours of training.
-
-        Raises:
-            ValueError: a split has none, or their columns do not fit the layout.
-        """
+        """Look for the files of every split, as `open_stream` and `check_splits`."""
         assert self.train_stream.batches == 0
-        for split in ("val", "test") if self.config.data.test else ("val",):
-            open_stream(self.config, split, self.schema, self.context)
+        check_splits(self.config, self.schema, self.context)
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end and leave `result.json` and `report.html`; a collective.
@@ -90,6 +86,7 @@ class Trainer:
             ValueError: `resume` is not set, and the folder of checkpoints is not empty.
             RuntimeError: a loss or a score is not finite, a collection lost its overlap, or a
                 checkpoint could not be written.
+            Stopped: a rank was asked to stop; what was trained is saved.
         """
         if resume:
             self._resume()
@@ -109,31 +106,17 @@ class Trainer:
             window=self.telemetry_window,
             total_steps=expected_steps(self.config, self.schema, self.context.world),
         )
-        with self.checkpoints, telemetry:
-            self._steps(telemetry)
+        keep = partial(keep_batch, self.run.model, self.context, self.folder, self.config_yaml)
+        every = self.config.loop.check_loss_every
+        losses = LossWatch(self.run.model, self.context, every, keep)
+        with self.checkpoints, telemetry, losses:
+            self._steps(telemetry, losses)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
             self._end(telemetry)
         return self._finish()
 
-    def score(self, split: Split, checkpoint: str) -> dict[str, Any]:
-        """Score a split with a checkpoint of this run; a collective.
-
-        Args:
-            split: which.
-            checkpoint: `best` by validation AUC, `last`, or the name of a checkpoint's folder.
-
-        Raises:
-            ValueError: there is no such checkpoint.
-        """
-        found = self.checkpoints.find(checkpoint)
-        manifest = self.load(found)
-        metrics = self.evaluate(split).metrics
-        scored = {"name": self.config.name, "split": split, "checkpoint": found, **metrics}
-        scored |= {"oracle_auc": self.schema.oracle.get(split), "steps": manifest.step}
-        return finite(scored)
-
-    def _steps(self, telemetry: Telemetry) -> None:
+    def _steps(self, telemetry: Telemetry, losses: LossWatch) -> None:
         config, started = self.config, time.perf_counter()
         limit = max(0, config.loop.steps - self.step) if config.loop.steps else None
         batches = itertools.islice(self.train_stream, limit)
@@ -142,7 +125,6 @@ class Trainer:
         )
         probe = StepProbe(config.telemetry, self.context)
         self.run.model.train()
-        losses = LossWatch(self.context.device)
         first, waited = True, self.train_stream.waited_s
         while True:
             rates = self.run.optimizers.set_learning_rates(self.step)
@@ -155,11 +137,9 @@ class Trainer:
                 check_overlap(pipeline, self.run.model)
                 first = False
             self.step += 1
+            self.context.progress.finish_step(self.step)
             if self._due(self.run.placement.figures.sync_every):
                 average_replicas(self.run.model)
-            losses.add(output.loss + output.auxiliary_loss)
-            if self._due(config.loop.check_loss_every):
-                losses.check(self.step)
             telemetry.step(
                 self.step,
                 loss=output.loss,
@@ -187,12 +167,19 @@ class Trainer:
         pipeline.detach()
         losses.check(self.step)
         self.seconds += time.perf_counter() - started
+        if self.train_stream.stopped:
+            self._save_stopped(telemetry)
+            raise self.context.stop.stopped()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
     def _evaluate(self, telemetry: Telemetry) -> None:
-        self.metrics = self.evaluate("val").metrics
+        try:
+            self.metrics = self.evaluate("val").metrics
+        except Stopped:
+            self._save_stopped(telemetry)
+            raise
         check_scores(self.metrics, self.step)
         telemetry.log(self.step, {f"eval/{k}": value for k, value in told(self.metrics).items()})
 
@@ -207,61 +194,67 @@ class Trainer:
             self._evaluate(telemetry)
             self.checkpoints.set_metrics(latest[0], self._finite_metrics())
 
+    def _save_stopped(self, telemetry: Telemetry) -> None:
+        """Save a step that was not due to be saved, unless it is saved already."""
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest()
+        if self.step and (latest is None or latest[1].step < self.step):
+            self._save(telemetry)
+            self.checkpoints.wait()
+
     def _finite_metrics(self) -> dict[str, float]:
         return {name: value for name, value in self.metrics.items() if math.isfinite(value)}
 
     def _save(self, telemetry: Telemetry) -> None:
-        """Save; the checkpoint carries the metrics of this step's evaluation, if there was one."""
-        place = self.train_stream.place_after(self.step)
-        manifest = Manifest(
-            step=self.step,
-            samples=int(place["samples"]),
-            world=self.context.world,
-            seconds=self.seconds,
-            optimizers=self.config.optim.names(),
-            metrics=self._finite_metrics(),
-        )
+        """Save, with the metrics of this step's evaluation if there was one."""
         beside = {}
         if self.context.is_main:
-            beside = {
-                _PLACE_FILE: json.dumps(place),
-                _WINDOW_FILE: json.dumps(telemetry.window()),
-                "config.yaml": self.config_yaml,
-                "plan.json": (self.folder / "plan.json").read_text(),
-            }
-        self.checkpoints.save(self.run.model, self.run.optimizers, manifest, beside)
+            plan = (self.folder / "plan.json").read_text()
+            beside = {"config.yaml": self.config_yaml, "plan.json": plan}
+        with self.context.progress.phase("saving"):
+            save_run(
+                self.checkpoints,
+                self.run,
+                self.train_stream,
+                step=self.step,
+                seconds=self.seconds,
+                metrics=self._finite_metrics(),
+                window=telemetry.window(),
+                beside=beside,
+            )
         self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
-        """Score a split with the model as it is; a collective."""
+        """Score a split with the model as it is; a collective.
+
+        Raises:
+            Stopped: a rank was asked to stop.
+        """
         average_running_statistics(self.run.model)
         average_replicas(self.run.model)
         config = self.config
-        evaluation = evaluate(
-            self.run,
-            open_stream(config, split, self.schema, self.context),
-            self.context,
-            config.loop,
-            history_length=config.data.history_length,
-            # What is planted goes by category id, which hashing changes.
-            planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
-        )
-        # FBGEMM's CUDA lookups count a step each time they run forward, and Adam corrects by it.
-        set_optimizer_step(self.run.model, self.step)
-        return evaluation
+        try:
+            return evaluate(
+                self.run,
+                open_stream(config, split, self.schema, self.context),
+                self.context,
+                config.loop,
+                history_length=config.data.history_length,
+                # What is planted goes by category id, which hashing changes.
+                planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
+            )
+        finally:
+            # FBGEMM's CUDA lookups count a step each time they run forward, Adam corrects by it.
+            set_optimizer_step(self.run.model, self.step)
 
     def _resume(self) -> None:
-        latest = self.checkpoints.latest()
-        if latest is None:
+        with self.context.progress.phase("restoring"):
+            resumed = resume_run(self.checkpoints, self.run, self.train_stream)
+        if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        name, _ = latest
-        store = self.checkpoints.store
-        manifest = self.load(name)  # First, because it compares all files with their digests.
-        self.train_stream.restore(json.loads(store.read(name, _PLACE_FILE)))
-        self.telemetry_window = json.loads(store.read(name, _WINDOW_FILE))
-        self.step, self.seconds = manifest.step, manifest.seconds
-        logger.info("resumed %s at step %s", store.path(name), f"{self.step:,}")
+        self.step, self.seconds = resumed.step, resumed.seconds
+        self.telemetry_window = resumed.window
 
     def load(self, name: str) -> Manifest:
         """Read a checkpoint into the model and its optimizers; a collective."""
@@ -279,7 +272,11 @@ class Trainer:
         """Score the test split with the best checkpoint, and write result and report."""
         best = self.checkpoints.best() or self.checkpoints.latest()
         if best is not None and best[1].step != self.step:
-            self.load(best[0])
+            try:
+                self.load(best[0])
+            except DamagedCheckpointError as error:
+                logger.warning("%s; the last step is scored instead", error)
+                best = self.checkpoints.latest()
         split: Split = "test" if self.config.data.test else "val"
         evaluation = self.evaluate(split)
         result = make_result(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation
+from trainer.json_files import write_json
 from trainer.planner.job import Placement
 from trainer.released_metrics import RELEASED_METRICS
 from trainer.report.report import ReportData, write_report
@@ -116,19 +116,3 @@ def finite(result: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in result.items()
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file of one JSON value: all of it, or what was there before stays."""
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(path)
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """Read a file of one JSON object; None where it is not there, or not whole."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -209,12 +209,12 @@ def initialise_tables(model: DistributedModelParallel, *, seed: int, std: float)
     Each block of rows has a seed of its own, so that a shard can draw just its part.
     """
     for name, value in model.state_dict().items():
-        for weight, (row, column) in _local_parts(value):
+        for weight, (row, column) in local_parts(value):
             width, table = value.size()[1], name.split(".")[-2]
             _draw(weight, table, seed, std, row=row, column=column, width=width)
 
 
-def _local_parts(value: Any) -> list[tuple[Tensor, Sequence[int]]]:
+def local_parts(value: Any) -> list[tuple[Tensor, Sequence[int]]]:
     """This rank's parts of a table with their first row and column; none where it is no table."""
     if isinstance(value, ShardedTensor):
         return [(part.tensor, part.metadata.shard_offsets) for part in value.local_shards()]

@@ -32,7 +32,7 @@ def test_a_run_leaves_all_it_promises(run):
     left = {path.name for path in folder.iterdir()}
     assert left == {
         *("config.yaml", "plan.json", "metrics.jsonl", "tensorboard"),
-        *("checkpoints", "result.json", "report.html"),
+        *("checkpoints", "result.json", "report.html", ".lock"),
     }
     assert list((folder / "tensorboard").glob("events*"))
 

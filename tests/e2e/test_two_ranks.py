@@ -1,31 +1,11 @@
 """Two processes under torchrun, as the README starts them."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 
 from tests.commands import TARGETS, dare_without_report, rows_of
-
-
-def on_two_ranks(*arguments):
-    """What a command under torchrun printed and logged."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "trainer", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    return json.loads(done.stdout), done.stderr
+from tests.torchrun import on_two_ranks
 
 
 @pytest.mark.dist

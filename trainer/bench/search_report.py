@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.outcome import write_json
+from trainer.json_files import write_json
 from trainer.sweep.figures import Line, Panel, draw_lines
 
 Cell = Mapping[str, Any]

@@ -12,7 +12,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
-from trainer.checkpoints.manifest import MANIFEST_FILE, FileDigest, Manifest, parse_manifest
+from trainer.checkpoints.manifest import (
+    MANIFEST_FILE,
+    DamagedCheckpointError,
+    FileDigest,
+    Manifest,
+    parse_manifest,
+)
 from trainer.checkpoints.row_state import read_row_state, take_out_row_states
 from trainer.checkpoints.snapshot import (
     copy_snapshot,
@@ -85,13 +91,19 @@ class Checkpoints:
             logger.warning("%s", error)  # The error that ended training is told by who raised it.
 
     def complete(self) -> list[tuple[str, Manifest]]:
-        """Names and manifests of complete checkpoints, oldest first."""
-        return [(name, self._manifest(name)) for name in self.store.complete()]
+        """Names and manifests of complete checkpoints, oldest first; damaged ones are left out."""
+        found = []
+        for name in self.store.complete():
+            try:
+                found.append((name, self._manifest(name)))
+            except DamagedCheckpointError as error:
+                logger.warning("%s: it is left out", error)
+        return found
 
     def latest(self) -> tuple[str, Manifest] | None:
         """The newest complete checkpoint."""
-        names = self.store.complete()
-        return (names[-1], self._manifest(names[-1])) if names else None
+        complete = self.complete()
+        return complete[-1] if complete else None
 
     def best(self) -> tuple[str, Manifest] | None:
         """The checkpoint with the highest validation AUC, the newest of equals."""
@@ -107,7 +119,7 @@ class Checkpoints:
         Raises:
             ValueError: there is none.
         """
-        known = {name: name for name in self.store.complete()}
+        known = {name: name for name, _ in self.complete()}
         for alias, entry in (("best", self.best() or self.latest()), ("last", self.latest())):
             if entry is not None:
                 known[alias] = entry[0]
@@ -115,6 +127,24 @@ class Checkpoints:
             held = ", ".join(known) or "no checkpoint: train the run first, or give its config.yaml"
             raise ValueError(f"--at is {name}; {self.store.folder} has {held}")
         return known[name]
+
+    def set_aside(self, name: str) -> None:
+        """Let a damaged checkpoint count no more, without deleting it; a collective."""
+        self.context.on_main(lambda: self.store.set_aside(name))
+
+    def check_writable(self) -> None:
+        """Write to the folder and remove what was written; a collective.
+
+        Raises:
+            ValueError: it cannot be written to.
+        """
+        try:
+            self.context.on_main(self.store.probe)
+        except OSError as error:
+            raise ValueError(
+                f"{self.store.folder} cannot be written to, checkpoints would be lost: {error}; "
+                "set checkpoint.folder or out_dir"
+            ) from error
 
     def clear(self) -> None:
         """Remove all checkpoints; a collective."""
@@ -185,8 +215,9 @@ class Checkpoints:
         Any number of ranks and any plan may read what any other has written.
 
         Raises:
-            ValueError: a file is missing, cut off, changed, or holds something else than tensors;
-                or the optimizers, or the model's tensors, have other names or shapes.
+            DamagedCheckpointError: a file is missing, cut off or changed.
+            ValueError: it holds something else than tensors; or the optimizers, or the model's
+                tensors, have other names or shapes.
         """
         path, manifest = self.store.path(name), self._manifest(name)
         for kind, here in optimizers.config.names().items():
@@ -221,9 +252,7 @@ class Checkpoints:
         found = {file: self.store.check(name, file, files[file]) for file in mine}
         for problem in self.context.gather(found).values():
             if problem:
-                raise ValueError(
-                    f"{problem}: the checkpoint is damaged; delete it to go on from the one before"
-                )
+                raise DamagedCheckpointError(f"{problem}: the checkpoint is damaged")
 
     def _manifest(self, name: str) -> Manifest:
         return parse_manifest(

@@ -10,6 +10,10 @@ FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 
 
+class DamagedCheckpointError(ValueError):
+    """A checkpoint's files are not what was written."""
+
+
 @dataclass(frozen=True)
 class FileDigest:
     """What was written to a file."""
@@ -49,7 +53,8 @@ def parse_manifest(text: str, path: str) -> Manifest:
         path: where it is from, for messages.
 
     Raises:
-        ValueError: damaged, or of another format.
+        DamagedCheckpointError: it is no manifest.
+        ValueError: it has another format.
     """
     try:
         raw = json.loads(text)
@@ -58,7 +63,7 @@ def parse_manifest(text: str, path: str) -> Manifest:
             files = {name: FileDigest(**digest) for name, digest in raw["files"].items()}
             return Manifest(**{**raw, "files": files})
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
     raise ValueError(
         f"{path} has format {found}; this version reads {FORMAT}: go on with the version that "
         "wrote it, or start a new run"

@@ -13,6 +13,8 @@ from trainer.checkpoints.manifest import MANIFEST_FILE, FileDigest
 
 _PREFIX = "step-"
 _ASIDE = ".incomplete"
+_DAMAGED = "damaged-"
+_PROBE = ".writable"
 _CHUNK_BYTES = 1 << 22
 
 
@@ -84,6 +86,21 @@ class Store:
             self._fs.rm_file(manifest)
         if self._fs.exists(self._at(name)):
             self._fs.rm(self._at(name), recursive=True)
+
+    def set_aside(self, name: str) -> None:
+        """Give a checkpoint a name under which it is none."""
+        self.remove(_DAMAGED + name)
+        self._fs.mv(self._at(name), self._at(_DAMAGED + name), recursive=True)
+
+    def probe(self) -> None:
+        """Write a small file to the folder, and remove it.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        self._fs.makedirs(self._root, exist_ok=True)
+        self.write(_PROBE, "", "")
+        self._fs.rm_file(self._at(_PROBE))
 
     def read(self, name: str, file: str) -> str:
         """The text of a small file.

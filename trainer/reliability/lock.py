@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-_NAME = ".lock"
+from trainer.distributed import RunContext
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -26,7 +33,7 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
         ValueError: another process, or another block of this one, holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _NAME).open("a+") as file:
+    with (folder / LOCK_FILE).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -43,6 +50,29 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
             _write(file.fileno(), "")
             # By word, not by closing alone: a process that was forked meanwhile has it open too.
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def locked_by_main(folder: Path, otherwise: str, context: RunContext) -> Iterator[None]:
+    """Hold a folder for all ranks of a job; entering is a collective.
+
+    Where the file system has no locks, a warning says so and the job goes on.
+
+    Raises:
+        ValueError: as `locked`, on every rank.
+    """
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            try:
+                held.enter_context(locked(folder, otherwise))
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                logger.warning("%s: two jobs could write to it at once: %s", folder, error)
+
+        context.on_main(take)
+        yield
 
 
 def _write(descriptor: int, text: str) -> None:

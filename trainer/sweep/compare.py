@@ -17,7 +17,7 @@ from modules.model_config import Preset
 from pipelines.schema import load_schema
 from pipelines.synthetic import prepare_synthetic
 from trainer.analysis.command import analyze_run
-from trainer.outcome import read_object, write_json
+from trainer.json_files import read_object, write_json
 from trainer.reliability.lock import locked
 from trainer.sweep.cells import spread
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines

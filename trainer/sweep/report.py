@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.outcome import write_json
+from trainer.json_files import write_json
 from trainer.sweep.cells import (
     FIGURES,
     Cell,

@@ -27,7 +27,7 @@ from pipelines.schema import load_schema
 from trainer.arguments import parse_run, run_parser
 from trainer.checkpoints.store import Store
 from trainer.config import TrainConfig
-from trainer.outcome import read_object, write_json
+from trainer.json_files import read_object, write_json
 from trainer.parsing import in_one_line
 from trainer.sweep.inputs import files_of, version
 from trainer.sweep.launch import Runner, last_error

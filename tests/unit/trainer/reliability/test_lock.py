@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.outcome import read_object, write_json
+from trainer.json_files import read_object, write_json
 from trainer.reliability.lock import locked
 
 HOLD = """

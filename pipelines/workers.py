@@ -1,0 +1,49 @@
+"""Processes that read ahead: how they start, and how their errors are told."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import signal
+from multiprocessing.context import BaseContext
+
+
+def forkserver() -> BaseContext:
+    """Workers by fork from a small server, not from a process with GPU threads.
+
+    The server imports the reader once; otherwise each worker would spend seconds on it. Ctrl-C and
+    SIGTERM reach all processes of a job; the server and its workers inherit that they are blocked,
+    so that this process can end training in order.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.stream"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def in_words(error: Exception, workers: int) -> Exception:
+    """What a worker raised; torch's loader wraps it into the text of the worker's traceback.
+
+    Args:
+        error: that asking the loader for a batch raised.
+        workers: of the loader.
+
+    Returns:
+        The error without that text; where it is none that a reader raises, one that says that a
+        worker is gone.
+    """
+    _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+    if message and "Traceback" in str(error):
+        return type(error)(message.strip())
+    if isinstance(error, ValueError) or not workers:
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ChildProcessError(
+        f"one of the processes that read ahead was killed or ended ({reason}); where memory is "
+        f"short, lower data.workers ({workers}), data.shuffle_requests or data.shuffle_behaviours, "
+        "then go on with --resume"
+    )

@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: a wish to stop, on which all ranks agree before they act."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from trainer.reliability.ending import State
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE_PRESS_S = 1.0
+"""A terminal and the launcher may both hand on one Ctrl-C."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error: what was asked for has happened.
+    """Training has ended early because it was asked to.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {_name(number)}")
+        self.exit_code = 128 + number
+        """As shells count: 143 for SIGTERM, 130 for Ctrl-C; not 0, so that schedulers start the
+        job again."""
+        self.state: State = "interrupted" if number == signal.SIGINT else "stopped"
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._at = 0.0
+
+    def asked(self) -> bool:
+        """Whether it was."""
+        return self._number is not None
+
+    def stopped(self) -> Stopped:
+        """To raise once all has come to an end; where another rank was asked, as for SIGTERM."""
+        return Stopped(self._number or signal.SIGTERM)
+
+    @contextmanager
+    def listening(self, *, tells: bool) -> Iterator[None]:
+        """Note signals instead of ending; for the main thread.
+
+        Args:
+            tells: write to stderr that a signal has come.
+
+        Raises:
+            KeyboardInterrupt: of a second Ctrl-C.
+        """
+
+        def note(number: int, _: FrameType | None) -> None:
+            again = self._number == number == signal.SIGINT
+            if again and time.monotonic() - self._at > _ONE_PRESS_S:
+                raise KeyboardInterrupt
+            if not again and tells:
+                # Not through the logger, in the middle of which the signal may have come.
+                text = "; once more leaves at once" if number == signal.SIGINT else ""
+                os.write(2, f"{_name(number)}: the step ends and is saved{text}\n".encode())
+            self._number, self._at = number, time.monotonic()
+
+        before = {number: signal.signal(number, note) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -1,0 +1,209 @@
+"""Ends a job in which a rank hangs, and says which, and where.
+
+A rank that hangs takes all others with it: they wait for it in a collective, for half an hour by
+gloo's and NCCL's own timeouts, which then name a collective and not the rank. Here each rank tells
+the others through the job's store what it does; who has waited too long reads what they told.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from trainer.reliability.ending import leave_note
+from trainer.reliability.progress import STARTING, Progress
+
+EXIT_CODE = 124
+"""Of a job that was ended so, as of `timeout`."""
+_SLOW = (STARTING, "restoring", "saving", "reporting")
+_WAITING = ("waiting for the batches of other ranks", "training", "waiting for other ranks")
+"""Where a rank may stand because another one hangs."""
+_BEAT_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """When a run that makes no progress is ended, with the rank and the phase that hang."""
+
+    hang_s: float = 600.0
+    """Seconds that a step, or the reading of a batch, may take; 0 for any time."""
+    slow_s: float = 1800.0
+    """Seconds that the start with its first step, a restore, a save and the report may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("hang_s", "slow_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"watchdog.{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one rank has told of itself."""
+
+    rank: int
+    host: str
+    step: int
+    phase: str
+    seconds: float
+    """In this phase, when it told so."""
+    beats: int
+    """How often it has told."""
+
+
+class Watchdog:
+    """A thread that looks at this rank's progress; a context manager around training.
+
+    Args:
+        config: how long is too long.
+        progress: of this rank.
+        folder: of the run; `stacks/rank-N.txt` shows where each rank stood.
+        rank: of this process.
+        world: ranks of the job.
+    """
+
+    def __init__(
+        self, config: WatchdogConfig, progress: Progress, folder: Path, *, rank: int, world: int
+    ) -> None:
+        self._config, self._progress, self._folder = config, progress, folder
+        self._rank, self._world = rank, world
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._beats = 0
+
+    def __enter__(self) -> Watchdog:
+        if self._config.hang_s:
+            # A connection of its own: one that waits for a key holds up all others of its store.
+            store: Any = dist.distributed_c10d._get_default_store()  # Its stub lacks `clone`.
+            self._store = store.clone()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        beat_s = min(_BEAT_S, self._config.hang_s / 4)
+        while not self._over.wait(beat_s):
+            self._tell()
+            doing = self._progress.now
+            slow = doing.phase in _SLOW
+            limit = max(self._config.hang_s, self._config.slow_s) if slow else self._config.hang_s
+            if time.monotonic() - doing.since > limit:
+                self._end(limit, beat_s)
+
+    def _tell(self) -> None:
+        doing, self._beats = self._progress.now, self._beats + 1
+        told = {
+            "host": socket.gethostname(),
+            "step": doing.step,
+            "phase": doing.phase,
+            "seconds": time.monotonic() - doing.since,
+            "beats": self._beats,
+        }
+        try:
+            self._store.set(f"watchdog/{self._rank}", json.dumps(told))
+        except RuntimeError:  # The store's host is gone; what this rank sees is told all the same.
+            return
+
+    def _hear(self) -> list[Heard]:
+        try:
+            keys = [f"watchdog/{rank}" for rank in range(self._world)]
+            there = [rank for rank, key in enumerate(keys) if self._store.check([key])]
+            return [Heard(rank, **json.loads(self._store.get(keys[rank]))) for rank in there]
+        except RuntimeError:
+            return []
+
+    def _end(self, limit: float, beat_s: float) -> None:
+        """Say who hangs, show where this rank stands, and leave."""
+        before = self._hear()
+        self._write_stacks()
+        self._go_on_telling(beat_s)
+        try:
+            first = self._store.add("watchdog/told", 1) == 1
+        except RuntimeError:
+            first = True
+        if first:
+            text = diagnose(before, self._hear(), self._world)
+            text = (
+                f"no progress for {limit:g} s (watchdog.hang_s, .slow_s): {text}; where each rank "
+                f"stood is in {self._folder / 'stacks'}"
+            )
+            _write_error(text)
+            leave_note(self._folder, "failed", self._progress.now.step, text)
+        else:
+            self._go_on_telling(beat_s)  # The others still listen.
+        os._exit(EXIT_CODE)  # The main thread may never return.
+
+    def _go_on_telling(self, beat_s: float) -> None:
+        for _ in range(3):
+            time.sleep(beat_s)
+            self._tell()
+
+    def _write_stacks(self) -> None:
+        try:
+            folder = self._folder / "stacks"
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"rank-{self._rank}.txt").open("w") as file:
+                faulthandler.dump_traceback(file)
+        except OSError as error:
+            _write_error(str(error))
+
+
+def _write_error(text: str) -> None:
+    """Not through the logger, whose lock the main thread may hold."""
+    os.write(2, f"dare train: error: {text}\n".encode())
+
+
+def diagnose(before: list[Heard], after: list[Heard], world: int) -> str:
+    """Which ranks hang, from what all have told at two times, some beats apart.
+
+    A rank that tells nothing any more hangs as a whole (stopped, swapped out, its host gone);
+    otherwise those that do something of their own, such as reading; otherwise those with the
+    fewest steps.
+
+    Args:
+        before: what was heard first.
+        after: what was heard later.
+        world: ranks of the job.
+    """
+    told = {heard.rank: heard for heard in after}
+    beats = {heard.rank: heard.beats for heard in before}
+    silent = [
+        rank for rank in range(world) if rank not in told or told[rank].beats == beats.get(rank)
+    ]
+    if silent:
+        return f"{_ranks(silent, told)} no longer to be heard; the others wait for it"
+    working = [heard.rank for heard in after if heard.phase not in _WAITING]
+    fewest = min(heard.step for heard in after)
+    behind = [heard.rank for heard in after if heard.step == fewest]
+    guilty = working or behind
+    text = ", ".join(_where(told[rank]) for rank in guilty)
+    if len(guilty) == world:
+        return text if world == 1 else f"{text}: all hang, in a collective or on what they share"
+    return f"{text}; the others wait for it"
+
+
+def _ranks(ranks: list[int], told: dict[int, Heard]) -> str:
+    known = [_where(told[rank]) if rank in told else f"rank {rank}" for rank in ranks]
+    return f"{', '.join(known)}: {'is' if len(ranks) == 1 else 'are'}"
+
+
+def _where(heard: Heard) -> str:
+    return (
+        f"rank {heard.rank} on {heard.host} is {heard.phase} after step {heard.step:,} "
+        f"(for {heard.seconds:.0f} s)"
+    )

@@ -1,0 +1,103 @@
+"""A run in its checkpoints: what they hold besides the model, and the newest that can be read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.lockstep import BatchStream
+from trainer.build import ShardedRun
+from trainer.checkpoints.checkpoint import Checkpoints
+from trainer.checkpoints.manifest import DamagedCheckpointError, Manifest
+
+logger = logging.getLogger(__name__)
+
+_PLACE_FILE, _WINDOW_FILE = "loader.json", "telemetry.json"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on."""
+
+    step: int
+    seconds: float
+    """Spent training before."""
+    window: dict[str, float]
+    """Of telemetry: the steps since its last log point."""
+
+
+def save_run(
+    checkpoints: Checkpoints,
+    run: ShardedRun,
+    stream: BatchStream,
+    *,
+    step: int,
+    seconds: float,
+    metrics: Mapping[str, float],
+    window: Mapping[str, float],
+    beside: Mapping[str, str],
+) -> None:
+    """Write a checkpoint, or begin to; a collective.
+
+    Args:
+        checkpoints: of the run.
+        run: what is saved.
+        stream: whose place is saved.
+        step: finished steps.
+        seconds: spent training.
+        metrics: of this step's evaluation, empty where there was none.
+        window: of telemetry.
+        beside: further text files by name; rank 0's count.
+
+    Raises:
+        RuntimeError: it could not be written; what was complete before is as it was.
+    """
+    place = stream.place_after(step)
+    manifest = Manifest(
+        step=step,
+        samples=int(place["samples"]),
+        world=checkpoints.context.world,
+        seconds=seconds,
+        optimizers=run.optimizers.config.names(),
+        metrics=dict(metrics),
+    )
+    files = {_PLACE_FILE: json.dumps(place), _WINDOW_FILE: json.dumps(window), **beside}
+    checkpoints.save(run.model, run.optimizers, manifest, files)
+
+
+def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -> Resumed | None:
+    """Read the newest checkpoint that is whole; damaged ones are set aside. A collective.
+
+    Args:
+        checkpoints: of the run.
+        run: what is read into.
+        stream: which goes on at the checkpoint's place.
+
+    Returns:
+        Where the run goes on, None where it has no checkpoint yet.
+
+    Raises:
+        ValueError: all checkpoints are damaged, or one does not fit the run.
+    """
+    store = checkpoints.store
+    names = store.complete()
+    for name in reversed(names):
+        try:
+            manifest = checkpoints.restore(name, run.model, run.optimizers)
+        except DamagedCheckpointError as error:
+            logger.warning("%s; it is set aside, the checkpoint before it is tried", error)
+            checkpoints.set_aside(name)
+            continue
+        # Last, because restoring compares all files with their digests.
+        stream.restore(json.loads(store.read(name, _PLACE_FILE)))
+        window = json.loads(store.read(name, _WINDOW_FILE))
+        logger.info("resumed %s at step %s", store.path(name), f"{manifest.step:,}")
+        return Resumed(manifest.step, manifest.seconds, window)
+    if names:
+        raise ValueError(
+            f"{store.folder}: every checkpoint is damaged ({len(names)}, set aside as damaged-*); "
+            "--overwrite starts the run anew"
+        )
+    return None
