@@ -60,19 +60,33 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
 
 
 def _parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
-    preset = parser.parse_args(arguments).model.preset
+    preset = _parse(parser, arguments).model.preset
     fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
     parser.set_defaults(fields)
     after = max(_files(arguments), default=-1) + 1
-    if parser.parse_args(arguments[:after]).model.preset != preset:
+    if _parse(parser, arguments[:after]).model.preset != preset:
         replaced = [f"--{name}={value}" for name, value in fields.items()]
         arguments = [*arguments[:after], *replaced, *arguments[after:]]
-    parsed = parser.parse_args(arguments)
+    parsed = _parse(parser, arguments)
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})
     only_config = Namespace({name: parsed[name] for name in names})  # type: ignore[no-untyped-call]
     return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """What the parser makes of arguments; it would let null through for anything."""
+    parsed = parser.parse_args(arguments)
+    nulls = [
+        f"{name} is null; give a value, or leave it out"
+        for field in TrainConfig.__dataclass_fields__
+        for name, value in Namespace({field: parsed[field]}).items()  # type: ignore[no-untyped-call]
+        if value is None
+    ]
+    if nulls:
+        raise ValueError("\n".join(nulls))
+    return parsed
 
 
 def _files(arguments: list[str]) -> list[int]:
