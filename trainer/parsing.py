@@ -19,6 +19,10 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 set_loader("yaml", load, (YamlError, yaml.YAMLError))
 
 
+_LONGEST = 800
+"""Characters of a complaint, which may hold a whole list of values."""
+
+
 def make_parser(prog: str, description: str, usage: str | None = None) -> ArgumentParser:
     """A parser that raises `argparse.ArgumentError` and takes whole names only.
 
@@ -54,7 +58,8 @@ def in_one_line(error: ArgumentError) -> str:
         (r"\btyping\.", ""),
     ):
         text = re.sub(pattern, words, text)
-    return text
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def choose(
