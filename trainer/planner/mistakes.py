@@ -9,10 +9,14 @@ _LONGEST = 100
 
 
 def shown(value: Any) -> str:
-    """A value for a message: in one line, and not a page long."""
-    plain = isinstance(value, str) and value.isprintable() and value.strip()
-    text = value if plain else repr(value)
+    """A value for a message, not a page long."""
+    text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _named(value: Any) -> str:
+    """The same; without quotes where it is a word."""
+    return value if isinstance(value, str) and value.isidentifier() else shown(value)
 
 
 class Mistakes:
@@ -32,7 +36,7 @@ class Mistakes:
             return {}
         for key in raw:
             if key not in known:
-                self.add(f"{where} has {shown(key)}; it takes {', '.join(known)}")
+                self.add(f"{where} has {_named(key)}; it takes {', '.join(known)}")
         return {key: value for key, value in raw.items() if key in known}
 
     def number(
@@ -66,5 +70,5 @@ class Mistakes:
             return ()
         for value in raw:
             if value not in allowed:
-                self.add(f"{name} has {shown(value)}; {on}: {', '.join(allowed)}")
+                self.add(f"{name} has {_named(value)}; {on}: {', '.join(allowed)}")
         return tuple(value for value in raw if value in allowed)
