@@ -89,6 +89,14 @@ def test_a_file_that_is_no_config_is_told_with_its_line(tmp_path, monkeypatch, n
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
+@pytest.mark.parametrize("name", ["loop.epochs", "checkpoint.asynchronous", "model.preset", "name"])
+def test_null_is_no_value_of_a_field(tmp_path, name):
+    section, _, field = name.rpartition(".")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{section}: {{{field}: null}}" if section else f"{field}: null")
+    assert _told(file) == [f"{name} is null; give a value, or leave it out"]
+
+
 def test_a_folder_or_nothing_is_no_config(tmp_path):
     assert _told(tmp_path) == [f"--config: {tmp_path} is a folder; give a YAML file"]
     missing = tmp_path / "run.yaml"
@@ -164,6 +172,8 @@ def test_a_run_writes_which_version_wrote_its_config(data, tmp_path):
         ("--model.head=3", "model.head"),
         ("--data.feature_rows={a: 1, a: 2}", "data.feature_rows is {a: 1, a: 2}; it must be dict"),
         ("--name=!!python/name:os.system", "name is '!!python/name:os.system'; it names a folder"),
+        ("--loop.epochs=null", "loop.epochs is None; it must be int"),
+        ("--seed=" + "[" + "1," * 5000 + "]", "it must be int"),
         ("--name=a\nb", "name is 'a\\nb'; it names a folder"),
         ("--name=" + "a" * 201, "at most 200 bytes"),
         ("--name=..", "name is '..'; it names a folder"),
@@ -175,6 +185,7 @@ def test_an_option_that_is_no_value_of_its_field_is_told_in_a_line(tmp_path, opt
     assert (outcome.code, outcome.out) == (2, "")
     (line,) = outcome.err.splitlines()
     assert told in line
+    assert len(line) < 1000
     assert not list(tmp_path.iterdir())
 
 
