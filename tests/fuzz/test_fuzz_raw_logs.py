@@ -142,7 +142,7 @@ def _tmall(row: list[bytes]) -> Event | None:
     assert day is not None
     try:
         start = datetime.datetime(2014, day // 100, day % 100, tzinfo=datetime.UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return user, item, category, int(start.timestamp()) - 8 * 3600
 
