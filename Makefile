@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu test-slurm golden check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -75,13 +75,19 @@ dist: $(STAMP)
 e2e: $(STAMP)
 	$(PYTEST) tests/e2e
 
+# Property-based tests with many inputs, told at the end: make fuzz EXAMPLES=10000
+EXAMPLES ?= 1000
+
+fuzz: $(STAMP)
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/fuzz --timeout=0
+
 test: lint types
 	$(PYTEST)
 
 # The same suite: on a GPU host it trains on the GPU, and tests marked gpu run too.
 test-gpu: $(STAMP)
 	@nvidia-smi -L
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not slurm"
 
 # A real Slurm of two nodes on this host; of it all only the packages stay.
 SLURM_IS_HERE := command -v slurmctld && command -v slurmd && command -v munged
