@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,6 @@ def torchrun(
     restarts: int = 0,
     fault: dict[str, Any] | None = None,
     timeout_s: float = 150,
-    port: int = 29517,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of `dare` on several ranks of this machine.
 
@@ -26,10 +27,9 @@ def torchrun(
         restarts: how often torchrun starts them again.
         fault: of `tests.faulty`, which happens to one of them.
         timeout_s: seconds until all must have ended.
-        port: of the rendezvous.
     """
     module = "trainer" if fault is None else "tests.faulty"
-    launcher = _launcher(ranks, port, f"--max-restarts={restarts}", "--shutdown-timeout=5")
+    launcher = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5")
     return subprocess.run(
         [*launcher, "-m", module, *arguments],
         env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
@@ -40,20 +40,30 @@ def torchrun(
     )
 
 
-def begin_torchrun(
-    *arguments: str, log: Path, ranks: int = 2, port: int = 29523
-) -> subprocess.Popen[bytes]:
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill torchrun and its ranks, frozen ones too, for which it would wait 30 s."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    for child in children:
+        os.killpg(int(child), signal.SIGKILL)
+    process.wait()
+
+
+def begin_torchrun(*arguments: str, log: Path, ranks: int = 2) -> subprocess.Popen[bytes]:
     """Begin to run a command of `dare` on several ranks; what they tell goes to a file."""
     with log.open("wb") as told:
         return subprocess.Popen(
-            [*_launcher(ranks, port), "-m", "trainer", *arguments],
+            [*_launcher(ranks), "-m", "trainer", *arguments],
             env=_environment(),
             stdout=told,
             stderr=told,
         )
 
 
-def _launcher(ranks: int, port: int, *options: str) -> list[str]:
+def _launcher(ranks: int, *options: str) -> list[str]:
+    with socket.socket() as free:  # Tests run side by side.
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
     return [*launcher, f"--master-port={port}", "--monitor-interval=0.1", *options]
 
