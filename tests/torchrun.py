@@ -49,12 +49,15 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def begin_torchrun(*arguments: str, log: Path, ranks: int = 2) -> subprocess.Popen[bytes]:
+def begin_torchrun(
+    *arguments: str, log: Path, ranks: int = 2, fault: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
     """Begin to run a command of `dare` on several ranks; what they tell goes to a file."""
+    module = "trainer" if fault is None else "tests.faulty"
     with log.open("wb") as told:
         return subprocess.Popen(
-            [*_launcher(ranks), "-m", "trainer", *arguments],
-            env=_environment(),
+            [*_launcher(ranks), "-m", module, *arguments],
+            env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
             stdout=told,
             stderr=told,
         )
