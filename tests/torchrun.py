@@ -28,21 +28,40 @@ def torchrun(
         timeout_s: seconds until all must have ended.
         port: of the rendezvous.
     """
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    launcher += [f"--master-port={port}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
-    launcher += ["--shutdown-timeout=5"]
     module = "trainer" if fault is None else "tests.faulty"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    env["PYTHONPATH"] = str(Path(__file__).parents[1])
-    env |= {} if fault is None else {"FAULT": json.dumps(fault)}
+    launcher = _launcher(ranks, port, f"--max-restarts={restarts}", "--shutdown-timeout=5")
     return subprocess.run(
-        [sys.executable, *launcher, "-m", module, *arguments],
-        env=env,
+        [*launcher, "-m", module, *arguments],
+        env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
     )
+
+
+def begin_torchrun(
+    *arguments: str, log: Path, ranks: int = 2, port: int = 29523
+) -> subprocess.Popen[bytes]:
+    """Begin to run a command of `dare` on several ranks; what they tell goes to a file."""
+    with log.open("wb") as told:
+        return subprocess.Popen(
+            [*_launcher(ranks, port), "-m", "trainer", *arguments],
+            env=_environment(),
+            stdout=told,
+            stderr=told,
+        )
+
+
+def _launcher(ranks: int, port: int, *options: str) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    return [*launcher, f"--master-port={port}", "--monitor-interval=0.1", *options]
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return {**os.environ, **quiet, "PYTHONPATH": root}
 
 
 def on_two_ranks(*arguments: str) -> tuple[dict[str, Any], str]:

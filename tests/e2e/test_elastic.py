@@ -7,15 +7,13 @@ import time
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
+from launch.components import SETTINGS
 from tests.agents import Agent
 from tests.commands import TARGETS
 from tests.recorded import starts_of, surviving, targets_of
 from trainer.reliability.ending import NOTE_FILE
 
 PATIENCE_S = 150
-# Each round finds an address of its own: the store that torchrun shares otherwise is the first
-# round's, which a new agent does not know.
-ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 @contextlib.contextmanager
@@ -25,7 +23,7 @@ def _agents(arguments, tmp_path):
     started = []
 
     def start(address):
-        env = {**ENV, "RECORD": str(tmp_path), "PACE_S": "0.05"}
+        env = {**SETTINGS, "RECORD": str(tmp_path), "PACE_S": "0.05"}
         log = tmp_path / f"agent-{len(started)}.log"
         # A loss costs the other a restart, a gain costs nobody one.
         started.append(
