@@ -26,3 +26,16 @@ def kill_tree(pid: int) -> None:
             os.kill(each, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def running_with(text: str) -> list[int]:
+    """Processes that have a text in their command line, such as a folder that only they work in."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if text.encode() in command and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found

@@ -2,9 +2,9 @@
 
 In the folder that the environment variable RECORD names, each process leaves a file of JSON lines:
 first what it is (`start`: seconds, `job`: the same for all ranks of a start, `rank`, `world`, and
-`from`, the step that it goes on from), then for each step its number and user and item of each of
-its targets. PACE_S is how much longer each step takes, so that a test can act in the middle of a
-run.
+`from`, the step that it goes on from), then for each step its number, user and item of each of its
+targets, and the bytes that the process holds. PACE_S is how much longer each step takes, so that a
+test can act in the middle of a run.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import json
 import os
 import runpy
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch.distributed as dist
 
 from tests.faulty import is_traced
 from trainer.loop import Trainer
@@ -33,8 +35,10 @@ def record(folder: Path, pace_s: float) -> None:
         path = folder / f"{time.time():.3f}-{os.getpid()}.jsonl"
         found[:] = [trainer, path.open("a", buffering=1)]
         context = trainer.context
-        job = os.environ.get("MASTER_PORT", "")  # Counts of restarts differ between hosts.
-        _tell(found[1], start=time.time(), job=job, rank=context.rank, world=context.world)
+        job = [uuid.uuid4().hex]
+        if context.world > 1:
+            dist.broadcast_object_list(job, src=0, group=context.control)
+        _tell(found[1], start=time.time(), job=job[0], rank=context.rank, world=context.world)
         steps(trainer, *arguments)
 
     def recorded_forward(task: TrainTask, batch: Any) -> Any:
@@ -43,7 +47,8 @@ def record(folder: Path, pace_s: float) -> None:
             items = batch.features["target_item"].values()
             mine = batch.weight > 0
             targets = [batch.user[mine].tolist(), items[mine].tolist()]
-            _tell(found[1], step=found[0].step + 1, targets=list(zip(*targets, strict=True)))
+            pairs = list(zip(*targets, strict=True))
+            _tell(found[1], step=found[0].step + 1, targets=pairs, rss=_resident_bytes())
         return forward(task, batch)
 
     def _tell(file: Any, **values: Any) -> None:
@@ -51,6 +56,10 @@ def record(folder: Path, pace_s: float) -> None:
 
     Trainer._steps = recorded_steps  # type: ignore[method-assign]
     TrainTask.forward = recorded_forward  # type: ignore[method-assign]
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Start:
@@ -61,7 +70,10 @@ class Start:
         self.first = told[0][0]["from"]
         """The step that it went on from."""
         self.steps: dict[int, list[tuple[int, int]]] = {}
+        self.memory: list[list[tuple[int, int]]] = []
+        """(step, resident bytes) of each of its ranks."""
         for _, *lines in told:
+            self.memory.append([(line["step"], line["rss"]) for line in lines])
             for line in lines:
                 pairs = [(user, item) for user, item in line["targets"]]
                 self.steps.setdefault(line["step"], []).extend(pairs)
