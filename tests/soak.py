@@ -36,7 +36,8 @@ from tests.soak_faults import DAMAGE, FAULTS, Target, damage_newest
 ROOT = Path(__file__).parents[1]
 ITEMS = 20_000
 """So that a checkpoint is megabytes, and takes long enough to be killed in."""
-STUCK_S = 600
+FAULTS_OF_A_RUN = (1, 12)
+STUCK_S = 300
 MEMORY_LIMIT_BYTES = 20 << 20
 """By which a rank may grow in 1,000 steps."""
 
@@ -125,11 +126,12 @@ class Soak:
         saving = f"--checkpoint.asynchronous={self.draw.choice(['true', 'false'])}"
         begun, before = time.monotonic(), Counter(self.counts.faults)
         ranks, launches = self.ranks, self.counts.launches
-        while (code := self.disturb(home, self.launch(home, ranks, saving))) != 0:
-            if time.monotonic() - begun > STUCK_S:
-                self.violate(home, f"it has not ended within {STUCK_S} s")
+        until = before.total() + self.draw.randint(*FAULTS_OF_A_RUN)
+        while (code := self.disturb(home, self.launch(home, ranks, saving), until)) != 0:
+            if code is None:
+                self.violate(home, f"left alone, it has not ended within {STUCK_S} s")
                 break
-            if self.draw.random() < 0.3 and not running_with(f"--out_dir={home}"):
+            if self.draw.random() < 0.4 and not running_with(f"--out_dir={home}"):
                 self.happened(DAMAGE, damage_newest(home / "run" / "checkpoints", self.draw))
             if resizing:
                 ranks = self.draw.randint(1, self.ranks + 1)
@@ -153,17 +155,22 @@ class Soak:
             flush=True,
         )
 
-    def disturb(self, home: Path, torchrun: subprocess.Popen[bytes]) -> int:
-        """Let faults happen until a job ends; its exit code."""
+    def disturb(self, home: Path, torchrun: subprocess.Popen[bytes], until: int) -> int | None:
+        """Let faults happen, up to so many of the soak, until a job ends; its exit code."""
         target = Target(torchrun, home / "run", self.draw)
         kinds, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
         try:
-            while True:
-                # Also in the middle of a start, which takes some seconds.
+            while self.counts.faults.total() < until:
+                # Else also in the middle of a start, which takes some seconds.
+                if self.draw.random() < 0.7:
+                    wait_for_training(home / "records", torchrun)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return torchrun.wait(self.draw.uniform(1, 18))
+                    return torchrun.wait(self.draw.uniform(0.5, 12))
                 (kind,) = self.draw.choices(kinds, weights)
                 self.happened(kind, FAULTS[kind][1](target))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return torchrun.wait(STUCK_S)
+            return None
         finally:
             if torchrun.poll() is None:
                 kill_tree(torchrun.pid)
@@ -214,6 +221,16 @@ class Soak:
             "memory_peak_mib": round(peak / 2**20, 1),
             "violations": counts.violations,
         }
+
+
+def wait_for_training(records: Path, torchrun: subprocess.Popen[bytes]) -> None:
+    """Wait until ranks record steps, or their job has ended; a minute at most."""
+    deadline = time.monotonic() + 60
+    while torchrun.poll() is None and time.monotonic() < deadline:
+        changed = max((path.stat().st_mtime for path in records.glob("*.jsonl")), default=0.0)
+        if time.time() - changed < 1:
+            return
+        time.sleep(0.1)
 
 
 def table_of(summary: dict[str, Any]) -> str:
