@@ -139,10 +139,10 @@ class Soak:
             kill_tree(pid)
         self.count(home)
         if code == 0:
-            found = problems_of(
-                home / "run", home / "records", self.wanted, self.folder / "straight" / "run"
-            )
-            for problem in [*found, *tracebacks_in(home / "logs")]:
+            straight = self.folder / "straight" / "run"
+            found = problems_of(home / "run", home / "records", self.wanted, straight)
+            found += tracebacks_in(home / "logs")
+            for problem in found:
                 self.violate(home, problem)
             if not found:
                 shutil.rmtree(home)
