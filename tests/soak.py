@@ -116,6 +116,7 @@ class Soak:
         code = self.launch(home, self.ranks).wait()
         if code != 0:
             raise RuntimeError(f"the undisturbed run has failed: see {home / 'logs'}")
+        self.counts.targets += self.wanted.total()
         self.count(home)
 
     def cycle(self) -> None:
@@ -145,6 +146,7 @@ class Soak:
             for problem in found:
                 self.violate(home, problem)
             if not found:
+                self.counts.targets += self.wanted.total()
                 shutil.rmtree(home)
         faults = self.counts.faults - before
         print(
@@ -192,7 +194,6 @@ class Soak:
         starts = starts_of(home / "records")
         self.counts.starts += len(starts)
         self.counts.steps += sum(len(start.steps) for start in starts)
-        self.counts.targets += self.wanted.total()
         for start in starts:
             start.steps = {}
         self.counts.memory += starts
