@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz test-gpu test-slurm golden check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -74,6 +74,13 @@ dist: $(STAMP)
 
 e2e: $(STAMP)
 	$(PYTEST) tests/e2e
+
+# Runs under random faults, told at the end; exit code 1 where anything was wrong: make soak MINUTES=2
+MINUTES ?= 60
+RANKS ?= 2
+SEED ?= 0
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --ranks $(RANKS) --seed $(SEED)
 
 # Property-based tests with many inputs, told at the end: make fuzz EXAMPLES=10000
 EXAMPLES ?= 1000

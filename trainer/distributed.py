@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from trainer.reliability.fresh_store import fresh_store
 from trainer.reliability.progress import Progress
 from trainer.reliability.stopping import StopRequest
 
@@ -115,12 +116,8 @@ def _join(backend: str, rank: int, world: int) -> None:
             f"{RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; start all hosts with the address of the "
             "first one, and let its port through"
         ) from error
-    # torchrun keeps its store when it starts ranks again (torch 2.13), and they would connect to
-    # the addresses of those before. Several hosts do not count restarts alike: there
-    # TORCH_DISABLE_SHARE_RDZV_TCP_STORE (launch/components.py) makes a new store for each.
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-        store = dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = fresh_store(store, rank, world, RENDEZVOUS_TIMEOUT)
     store.set_timeout(FIRST_STEP_TIMEOUT)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=FIRST_STEP_TIMEOUT

@@ -35,24 +35,27 @@ print("together", os.environ["WORLD_SIZE"])
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("failing", "late"),
+    ("failing", "late", "own_store"),
     [
         # Rank 1 is back first, and must not take the addresses that the dead rank 0 has left.
-        ("0,1", "0"),
+        ("0,1", "0", "0"),
         # The first host's torchrun counts no restart, the second's one.
-        ("1", "none"),
+        ("1", "none", "0"),
+        ("1", "none", "1"),
     ],
 )
-def test_ranks_of_two_hosts_meet_again(tmp_path, failing, late):
+def test_ranks_of_two_hosts_meet_again(tmp_path, failing, late, own_store):
+    """Also on the store that torchrun keeps unless it is told not to."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (port,) = free_ports(1)
+    stores = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": own_store}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d"]
     shape = [f"--rdzv-endpoint=localhost:{port}", "--nnodes=2", "--nproc-per-node=1"]
     hosts = [
         subprocess.Popen(
             [*launcher, *shape, "--max-restarts=1", "program.py", failing, late],
             cwd=tmp_path,
-            env={**os.environ, **SETTINGS, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **SETTINGS, "PYTHONPATH": str(ROOT)} | stores,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
