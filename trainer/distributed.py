@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from torch.distributed.rendezvous import rendezvous
 from trainer.reliability.fresh_store import fresh_store
 from trainer.reliability.progress import Progress
 from trainer.reliability.stopping import StopRequest
+
+_T = TypeVar("_T")
 
 FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=30)
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
@@ -74,6 +76,34 @@ class RunContext:
             dist.broadcast_object_list(failure, src=0, group=group or self.control)
         if failure[0] is not None:
             raise failure[0]
+
+    def from_main(self, task: Callable[[], _T]) -> _T:
+        """What a task on rank 0 returns, on every rank; a collective over `control`.
+
+        What a rank sees in a shared folder may be older than what another sees, so decisions that
+        follow from it are rank 0's.
+
+        Raises:
+            OSError: the task's, on every rank.
+            ValueError: the same.
+        """
+        found: list[Any] = [None]
+
+        def run() -> None:
+            found[0] = task()
+
+        self.on_main(run)
+        if self.world > 1:
+            dist.broadcast_object_list(found, src=0, group=self.control)
+        return cast(_T, found[0])
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on any rank; a collective over `control`."""
+        if self.control is None:
+            return mine
+        flag = torch.tensor(float(mine))
+        dist.all_reduce(flag, group=self.control)
+        return bool(flag)
 
 
 @contextmanager

@@ -75,11 +75,12 @@ def evaluate(
             released.update(output, batch.features["target_category"].values())
     if stream.stopped:
         raise context.stop.stopped()
-    values = metrics.compute(context.control)
-    if released is not None:
-        values |= released.compute()
-    curve = metrics.calibration_curve() if context.is_main else {}
-    return Evaluation(values, curve, attention.compute())
+    with context.progress.phase("reporting"):
+        values = metrics.compute(context.control)
+        if released is not None:
+            values |= released.compute()
+        curve = metrics.calibration_curve() if context.is_main else {}
+        return Evaluation(values, curve, attention.compute())
 
 
 def score_batches(

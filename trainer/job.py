@@ -46,45 +46,52 @@ def train_job(
     with run_context() as context, context.stop.listening(tells=context.is_main):
         configure_logging(context.rank)
         folder = Path(config.out_dir) / config.name
-        _check_folder(folder, resume=resume, overwrite=overwrite)
-        trainer = Trainer(config, context, config_yaml)
-        trainer.check_data()
-        trainer.checkpoints.check_writable()
-        with locked_by_main(folder, "choose another --name", context):
-            # Only now: a mistake in the config must not cost the old run.
-            if overwrite:
-                trainer.checkpoints.clear()
-                context.on_main(lambda: _empty(folder))
-            context.on_main(lambda: (folder / NOTE_FILE).unlink(missing_ok=True))
-            try:
-                result = _train(trainer, folder, resume=resume)
-            except Stopped as stopped:
-                _tell_stopped(trainer, folder, stopped)
-                raise
+        rank, world = context.rank, context.world
+        watchdog = Watchdog(config.watchdog, context.progress, folder, rank=rank, world=world)
+        try:
+            with watchdog:
+                _check_folder(folder, resume=resume, overwrite=overwrite)
+                trainer = Trainer(config, context, config_yaml)
+                trainer.check_data()
+                trainer.checkpoints.check_writable()
+                return _in_folder(trainer, folder, resume=resume, overwrite=overwrite)
+        except RuntimeError as error:
+            if world > 1 and is_broken_connection(error):
+                raise broken_connection(error) from error
+            raise
+
+
+def _in_folder(trainer: Trainer, folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Hold the folder and train; a collective."""
+    context = trainer.context
+    with locked_by_main(folder, "choose another --name", context):
+        # Only now: a mistake in the config must not cost the old run.
+        if overwrite:
+            trainer.checkpoints.clear()
+            context.on_main(lambda: _empty(folder))
+        context.on_main(lambda: (folder / NOTE_FILE).unlink(missing_ok=True))
+        try:
+            result = _train(trainer, folder, resume=resume)
+        except Stopped as stopped:
+            _tell_stopped(trainer, folder, stopped)
+            raise
         context.wait()  # A rank that leaves early could end the job before the report is written.
-        return result
+    return result
 
 
 def _train(trainer: Trainer, folder: Path, *, resume: bool) -> dict[str, Any]:
     """Train, and leave a note beside the run if it fails."""
-    context = trainer.context
-    watchdog = Watchdog(
-        trainer.config.watchdog, context.progress, folder, rank=context.rank, world=context.world
-    )
     try:
-        with watchdog:
-            return trainer.train(resume=resume)
+        return trainer.train(resume=resume)
     except KeyboardInterrupt:
         leave_note(folder, "interrupted", trainer.step, "Ctrl-C twice: left without a save")
         raise
     except (ValueError, RuntimeError, OSError) as error:
-        if not is_broken_connection(error):
+        if trainer.context.world == 1 or not is_broken_connection(error):
             leave_note(folder, "failed", trainer.step, str(error))
-            raise
-        broken = broken_connection()
-        if not (folder / NOTE_FILE).exists():  # The rank that has failed knows more.
-            leave_note(folder, "failed", trainer.step, str(broken))
-        raise broken from error
+        elif not (folder / NOTE_FILE).exists():  # The rank that has failed knows more.
+            leave_note(folder, "failed", trainer.step, "the connection to another rank broke")
+        raise
 
 
 def _tell_stopped(trainer: Trainer, folder: Path, stopped: Stopped) -> None:

@@ -212,17 +212,16 @@ class Trainer:
         if self.context.is_main:
             plan = (self.folder / "plan.json").read_text()
             beside = {"config.yaml": self.config_yaml, "plan.json": plan}
-        with self.context.progress.phase("saving"):
-            save_run(
-                self.checkpoints,
-                self.run,
-                self.train_stream,
-                step=self.step,
-                seconds=self.seconds,
-                metrics=self._finite_metrics(),
-                window=telemetry.window(),
-                beside=beside,
-            )
+        save_run(
+            self.checkpoints,
+            self.run,
+            self.train_stream,
+            step=self.step,
+            seconds=self.seconds,
+            metrics=self._finite_metrics(),
+            window=telemetry.window(),
+            beside=beside,
+        )
         telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
         self.metrics = {}
 
@@ -250,13 +249,13 @@ class Trainer:
             set_optimizer_step(self.run.model, self.step)
 
     def _resume(self) -> None:
-        with self.context.progress.phase("restoring"):
-            resumed = resume_run(self.checkpoints, self.run, self.train_stream)
+        resumed = resume_run(self.checkpoints, self.run, self.train_stream)
         if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
         self.step, self.seconds = resumed.step, resumed.seconds
         self.telemetry_window = resumed.window
+        self.context.progress.resume_at(self.step)
 
     def load(self, name: str) -> Manifest:
         """Read a checkpoint into the model and its optimizers; a collective."""
@@ -292,9 +291,10 @@ class Trainer:
             samples=self.train_stream.samples,
             seconds=self.seconds,
         )
-        if self.context.is_main:
-            leave_result(
-                self.folder, result, evaluation, self.run.placement, config_yaml=self.config_yaml
-            )
+        with self.context.progress.phase("reporting"):
+            if self.context.is_main:
+                yaml, placement = self.config_yaml, self.run.placement
+                leave_result(self.folder, result, evaluation, placement, config_yaml=yaml)
+            self.context.wait()
         telemetry.trackers.end("finished", result)
         return result

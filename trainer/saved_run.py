@@ -82,7 +82,7 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
         ValueError: all checkpoints are damaged, or one does not fit the run.
     """
     store = checkpoints.store
-    names = store.complete()
+    names = checkpoints.context.from_main(store.complete)
     for name in reversed(names):
         try:
             manifest = checkpoints.restore(name, run.model, run.optimizers)

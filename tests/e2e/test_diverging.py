@@ -33,6 +33,17 @@ def one_bad_step(monkeypatch):
     monkeypatch.setattr(TrainTask, "forward", forward)
 
 
+def test_after_a_resume_the_step_is_counted_on(data, tmp_path, request):
+    options = [*data, f"--out_dir={tmp_path}", "--checkpoint.every=4"]
+    assert dare("train", *options, "--loop.steps=4").code == 0
+    request.getfixturevalue("one_bad_step")
+    outcome = dare("train", *options, "--resume", "--loop.check_loss_every=1")
+    assert outcome.code == 2
+    assert "the loss of rank 0 is inf at step 5; `dare replay" in outcome.err
+    (file,) = (tmp_path / "run" / "bad_batches").iterdir()
+    assert file.name == "step-00000005-rank-0.safetensors"
+
+
 @pytest.mark.usefixtures("one_bad_step")
 def test_a_loss_that_was_not_finite_between_two_looks_is_seen(data, tmp_path):
     outcome = dare("train", *data, f"--out_dir={tmp_path}", "--loop.check_loss_every=5")

@@ -57,7 +57,7 @@ def test_where_all_stand_at_the_same_place_no_single_one_is_blamed():
 
 
 def test_a_read_that_never_ends_ends_the_run_with_its_name(data, tmp_path):
-    fault = {"rank": 0, "where": "read", "after": 3, "what": "hang", "once": f"{tmp_path}/once"}
+    fault = {"rank": 0, "where": "read", "after": 12, "what": "hang", "once": f"{tmp_path}/once"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.faulty", "train", *data, f"--out_dir={tmp_path}", *QUICK],
         env={**os.environ, "FAULT": json.dumps(fault), "PYTHONPATH": str(Path.cwd())},

@@ -83,5 +83,6 @@ def test_without_restarts_the_others_say_that_a_rank_is_gone(data, tmp_path):
     done = torchrun("train", *data, *STEPS, f"--out_dir={tmp_path}", fault=fault)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "dare train: error" in line]
+    assert lines
     assert all("the connection to another rank broke" in line for line in lines)
     assert "third_party/gloo" not in done.stderr

@@ -8,7 +8,9 @@ from unittest import mock
 import pytest
 
 from tests.commands import dare_without_report
+from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints
 from trainer.checkpoints.store import Store
+from trainer.distributed import RunContext, run_context
 from trainer.reliability import lock
 from trainer.reliability.lock import locked
 
@@ -64,3 +66,26 @@ def test_a_checkpoint_folder_below_a_file_is_told_before_the_first_step(data, tm
     outcome = dare_without_report("train", *data, f"--checkpoint.folder={file}/x")
     assert outcome.code == 2
     assert f"{file}/x cannot be written to" in outcome.err
+
+
+class _Elsewhere:
+    """A second rank that does not see what the first one writes."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.context, name)
+
+    def gather(self, mine: dict[str, bool]) -> dict[str, bool]:
+        return {**mine, "1": False}
+
+
+def test_a_folder_that_another_rank_does_not_see_is_told_before_the_first_step(tmp_path):
+    with run_context() as context:
+        there = Checkpoints(str(tmp_path), CheckpointConfig(), context)
+        there.context = _Elsewhere(context)  # type: ignore[assignment]
+        told = f"{tmp_path} is not the same folder on all ranks: .* ranks 1 do not see"
+        with pytest.raises(ValueError, match=told):
+            there.check_writable()
+    assert list(tmp_path.iterdir()) == []

@@ -101,17 +101,23 @@ class Checkpoints:
         return found
 
     def latest(self) -> tuple[str, Manifest] | None:
-        """The newest complete checkpoint."""
+        """The newest complete checkpoint; a collective."""
+        return self.context.from_main(self._latest)
+
+    def best(self) -> tuple[str, Manifest] | None:
+        """The checkpoint with the highest validation AUC, the newest of equals; a collective."""
+        return self.context.from_main(self._best)
+
+    def _latest(self) -> tuple[str, Manifest] | None:
         complete = self.complete()
         return complete[-1] if complete else None
 
-    def best(self) -> tuple[str, Manifest] | None:
-        """The checkpoint with the highest validation AUC, the newest of equals."""
+    def _best(self) -> tuple[str, Manifest] | None:
         scored = [(n, m) for n, m in self.complete() if m.metrics.get("auc", -1.0) >= 0]
         return max(scored, key=lambda entry: (entry[1].metrics["auc"], entry[1].step), default=None)
 
     def find(self, name: str) -> str:
-        """The name of a checkpoint.
+        """The name of a checkpoint; a collective.
 
         Args:
             name: `best`, `last`, or the name itself.
@@ -119,8 +125,12 @@ class Checkpoints:
         Raises:
             ValueError: there is none.
         """
+        return self.context.from_main(lambda: self._find(name))
+
+    def _find(self, name: str) -> str:
         known = {name: name for name, _ in self.complete()}
-        for alias, entry in (("best", self.best() or self.latest()), ("last", self.latest())):
+        latest = self._latest()
+        for alias, entry in (("best", self._best() or latest), ("last", latest)):
             if entry is not None:
                 known[alias] = entry[0]
         if name not in known:
@@ -133,18 +143,27 @@ class Checkpoints:
         self.context.on_main(lambda: self.store.set_aside(name))
 
     def check_writable(self) -> None:
-        """Write to the folder and remove what was written; a collective.
+        """Write to the folder, see it on all ranks, and remove what was written; a collective.
 
         Raises:
-            ValueError: it cannot be written to.
+            ValueError: it cannot be written to, or is not the same folder on all ranks.
         """
         try:
-            self.context.on_main(self.store.probe)
+            probe = self.context.from_main(self.store.leave_probe)
         except OSError as error:
             raise ValueError(
                 f"{self.store.folder} cannot be written to, checkpoints would be lost: {error}; "
                 "set checkpoint.folder or out_dir"
             ) from error
+        seen = self.context.gather({str(self.context.rank): self.store.has_probe(probe)})
+        self.context.on_main(lambda: self.store.remove_probe(probe))
+        blind = sorted((rank for rank, sees in seen.items() if not sees), key=int)
+        if blind:
+            raise ValueError(
+                f"{self.store.folder} is not the same folder on all ranks: what rank 0 writes, "
+                f"ranks {', '.join(blind)} do not see; set checkpoint.folder or out_dir to a "
+                "place that all hosts share"
+            )
 
     def clear(self) -> None:
         """Remove all checkpoints; a collective."""
@@ -175,13 +194,14 @@ class Checkpoints:
                 was complete before is as it was.
         """
         self.wait()
-        average_running_statistics(model)
-        average_replicas(model)
-        snapshot = take_snapshot(model, optimizers, self.context)
-        if self.config.asynchronous:
-            self._writer.start(copy_snapshot(snapshot), manifest, beside)
-        else:
-            self._writer.write(snapshot, manifest, beside)
+        with self.context.progress.phase("saving"):
+            average_running_statistics(model)
+            average_replicas(model)
+            snapshot = take_snapshot(model, optimizers, self.context)
+            if self.config.asynchronous:
+                self._writer.start(copy_snapshot(snapshot), manifest, beside)
+            else:
+                self._writer.write(snapshot, manifest, beside)
 
     def wait(self) -> None:
         """Wait for the save that is being written, if there is one.
@@ -189,11 +209,12 @@ class Checkpoints:
         Raises:
             RuntimeError: it could not be written.
         """
-        self._writer.wait()
+        with self.context.progress.phase("saving"):
+            self._writer.wait()
 
     def _prune(self) -> None:
         """Remove checkpoints that need not stay."""
-        best = self.best()
+        best = self._best()
         for old in self.store.complete()[: -self.config.keep_last]:
             if best is None or old != best[0]:
                 self.store.remove(old)
@@ -218,7 +239,14 @@ class Checkpoints:
             DamagedCheckpointError: a file is missing, cut off or changed.
             ValueError: it holds something else than tensors; or the optimizers, or the model's
                 tensors, have other names or shapes.
+            RuntimeError: a file could not be read.
         """
+        with self.context.progress.phase("restoring"):
+            return self._restore(name, model, optimizers)
+
+    def _restore(
+        self, name: str, model: DistributedModelParallel, optimizers: Optimizers
+    ) -> Manifest:
         path, manifest = self.store.path(name), self._manifest(name)
         for kind, here in optimizers.config.names().items():
             if manifest.optimizers[kind] != here:
@@ -249,7 +277,14 @@ class Checkpoints:
     def _check(self, name: str, files: Mapping[str, FileDigest]) -> None:
         """Compare all files with their digests, each by one rank."""
         mine = sorted(files)[self.context.rank :: self.context.world]
-        found = {file: self.store.check(name, file, files[file]) for file in mine}
+        found, failed = {}, {}
+        for file in mine:
+            try:
+                found[file] = self.store.check(name, file, files[file])
+            except OSError as error:  # No damage: it may be read again.
+                failed[self.store.path(name, file)] = str(error)
+        for path, reason in self.context.gather(failed).items():
+            raise RuntimeError(f"{path} could not be read: {reason}; see to its storage")
         for problem in self.context.gather(found).values():
             if problem:
                 raise DamagedCheckpointError(f"{problem}: the checkpoint is damaged")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import uuid
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -101,15 +102,27 @@ class Store:
         self.remove(_DAMAGED + name)
         self._fs.mv(self._at(name), self._at(_DAMAGED + name), recursive=True)
 
-    def probe(self) -> None:
-        """Write a small file to the folder, and remove it.
+    def leave_probe(self) -> str:
+        """Write a small file to the folder.
+
+        Returns:
+            Its name, which no other has.
 
         Raises:
             OSError: that is not possible.
         """
+        name = f"{_PROBE}-{uuid.uuid4().hex}"
         self._fs.makedirs(self._root, exist_ok=True)
-        self.write(_PROBE, "", "")
-        self._fs.rm_file(self._at(_PROBE))
+        self.write(name, "", "")
+        return name
+
+    def has_probe(self, name: str) -> bool:
+        """Whether that file is there."""
+        return bool(self._fs.exists(self._at(name)))
+
+    def remove_probe(self, name: str) -> None:
+        """Remove it."""
+        self._fs.rm_file(self._at(name))
 
     def read(self, name: str, file: str) -> str:
         """The text of a small file.

@@ -17,6 +17,7 @@ from trainer.checkpoints.snapshot import Snapshot
 from trainer.checkpoints.store import Store
 from trainer.checkpoints.tensor_files import TensorWriter
 from trainer.distributed import RunContext
+from trainer.reliability.ending import SaveError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class CheckpointWriter:
             beside: text files to write with it, by name; rank 0's count.
 
         Raises:
-            RuntimeError: it could not be written; what was complete before is as it was.
+            SaveError: it could not be written; what was complete before is as it was.
         """
         started, name = time.perf_counter(), f"step-{manifest.step:08d}"
         store, context, aside = self._store, self._context, self._store.aside(name)
@@ -76,7 +77,9 @@ class CheckpointWriter:
             context.on_main(lambda: self._finish(name, whole, beside), self._group)
         except (CheckpointException, OSError) as error:  # The first is no Exception.
             self._discard(aside)
-            raise RuntimeError(self._failure(name, error)) from error
+            if context.stop.at_once:  # DCP takes a second Ctrl-C for a failure of its own.
+                raise KeyboardInterrupt from error
+            raise SaveError(self._failure(name, error)) from error
         logger.info("checkpoint %s in %.1f s", store.path(name), time.perf_counter() - started)
         context.on_main(self._clean_up, self._group)
 

@@ -78,9 +78,9 @@ class LossWatch:
         self._losses = []
         before = step - len(losses) + 1
         bad = [(before + n, loss) for n, loss in enumerate(losses) if not math.isfinite(loss)]
-        found = self._context.gather({str(self._context.rank): bad[0]} if bad else {})
-        if not found:
+        if not self._context.any(bool(bad)):
             return
+        found = self._context.gather({str(self._context.rank): bad[0]} if bad else {})
         rank, (first, loss) = min(found.items(), key=lambda entry: (entry[1][0], int(entry[0])))
         text = f"the loss of rank {rank} is {loss} at step {first:,}"
         if batch is None or first < step:

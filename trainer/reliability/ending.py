@@ -13,9 +13,12 @@ from trainer.json_files import write_json
 logger = logging.getLogger(__name__)
 
 NOTE_FILE = "ended.json"
-_BROKEN = re.compile(
-    r"third_party/gloo|(closed|reset) by peer|Broken pipe|NCCL|TCPStore|remote process exited"
-)
+_BROKEN = re.compile(r"third_party/gloo|(closed|reset) by peer|TCPStore|remote process exited")
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written."""
+
 
 State = Literal["failed", "stopped", "interrupted"]
 
@@ -39,13 +42,15 @@ def leave_note(folder: Path, state: State, step: int, reason: str) -> None:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Whether an error only says that another rank is gone."""
-    return isinstance(error, RuntimeError) and bool(_BROKEN.search(str(error)))
+    """Whether an error of one of several ranks only says that another rank is gone."""
+    told_by_us = isinstance(error, SaveError)
+    return isinstance(error, RuntimeError) and not told_by_us and bool(_BROKEN.search(str(error)))
 
 
-def broken_connection() -> RuntimeError:
+def broken_connection(error: RuntimeError) -> RuntimeError:
     """What to tell in its place."""
+    first = re.sub(r"\[/[^\]]*\]", "", str(error).partition("\n")[0]).strip()
     return RuntimeError(
         "the connection to another rank broke: it has ended, or its host is gone, and its own "
-        "message says why; --resume goes on from the newest checkpoint"
+        f"message says why; --resume goes on from the newest checkpoint ({first})"
     )

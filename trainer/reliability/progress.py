@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STARTING = "starting"
+_SLOW = (STARTING, "restoring", "saving", "reporting")
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,31 @@ class Doing:
     """Finished steps."""
     since: float
     """`time.monotonic()` when it began."""
+    slow: bool
+    """Whether it, or what it is part of, may take long."""
 
 
 class Progress:
     """The phase a process is in; written by its main thread, read by the watchdog's."""
 
     def __init__(self) -> None:
-        self.now = Doing(STARTING, 0, time.monotonic())
+        self.now = Doing(STARTING, 0, time.monotonic(), slow=True)
 
-    def enter(self, phase: str) -> None:
-        """Begin something, which is progress."""
-        self.now = Doing(phase, self.now.step, time.monotonic())
+    def resume_at(self, step: int) -> None:
+        """Begin with so many finished steps."""
+        self.now = replace(self.now, step=step, since=time.monotonic())
 
     def finish_step(self, step: int) -> None:
         """Count a finished step; what follows is the next one."""
-        self.now = Doing("training", step, time.monotonic())
+        self.now = Doing("training", step, time.monotonic(), slow=False)
 
     @contextmanager
     def phase(self, phase: str) -> Iterator[None]:
         """Be in a phase, then go on with what was before."""
-        outer = self.now.phase
-        self.enter(phase)
+        outer = self.now
+        slow = outer.slow or phase in _SLOW
+        self.now = Doing(phase, outer.step, time.monotonic(), slow)
         try:
             yield
         finally:
-            self.enter(outer)
+            self.now = replace(outer, since=time.monotonic())

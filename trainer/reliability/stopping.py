@@ -37,6 +37,8 @@ class StopRequest:
     def __init__(self) -> None:
         self._number: int | None = None
         self._at = 0.0
+        self.at_once = False
+        """Whether Ctrl-C has come a second time."""
 
     def asked(self) -> bool:
         """Whether it was."""
@@ -60,6 +62,7 @@ class StopRequest:
         def note(number: int, _: FrameType | None) -> None:
             again = self._number == number == signal.SIGINT
             if again and time.monotonic() - self._at > _ONE_PRESS_S:
+                self.at_once = True
                 raise KeyboardInterrupt
             if not again and tells:
                 # Not through the logger, in the middle of which the signal may have come.

@@ -25,7 +25,6 @@ from trainer.reliability.progress import STARTING, Progress
 
 EXIT_CODE = 124
 """Of a job that was ended so, as of `timeout`."""
-_SLOW = (STARTING, "restoring", "saving", "reporting")
 _WAITING = (STARTING, "training", "waiting for the batches of other ranks")
 """Where a rank may stand because another one hangs."""
 _BEAT_S = 2.0
@@ -101,8 +100,9 @@ class Watchdog:
         while not self._over.wait(beat_s):
             self._tell()
             doing = self._progress.now
-            slow = doing.phase in _SLOW
-            limit = max(self._config.hang_s, self._config.slow_s) if slow else self._config.hang_s
+            limit = self._config.hang_s
+            if doing.slow:
+                limit = max(limit, self._config.slow_s)
             if time.monotonic() - doing.since > limit:
                 self._end(limit, beat_s)
 
@@ -122,9 +122,11 @@ class Watchdog:
 
     def _hear(self) -> list[Heard]:
         try:
-            keys = [f"watchdog/{rank}" for rank in range(self._world)]
-            there = [rank for rank, key in enumerate(keys) if self._store.check([key])]
-            return [Heard(rank, **json.loads(self._store.get(keys[rank]))) for rank in there]
+            ranks = list(range(self._world))
+            if not self._store.check([f"watchdog/{rank}" for rank in ranks]):
+                ranks = [rank for rank in ranks if self._store.check([f"watchdog/{rank}"])]
+            told = self._store.multi_get([f"watchdog/{rank}" for rank in ranks])
+            return [Heard(rank, **json.loads(text)) for rank, text in zip(ranks, told, strict=True)]
         except RuntimeError:
             return []
 

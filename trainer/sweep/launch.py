@@ -17,7 +17,8 @@ from trainer.telemetry.memory import reset_peak_memory
 from trainer.telemetry.telemetry import configure_logging
 
 HERE = "here"
-_PATIENCE_S = 20
+_PATIENCE_S = 15 + float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+"""What torchrun gives its ranks to save, and some."""
 
 Runner = Callable[[Sequence[str], Path], int]
 """Calls `dare` with arguments, writes what it tells to a file, returns the exit code."""

@@ -37,9 +37,12 @@ logger = logging.getLogger(__name__)
 _ASKED, _RESULT, _LOG = "asked.json", "result.json", "log.txt"
 _VERSION = "version"
 _PLACES = ("name", "out_dir", *(f"data.{name}" for name in ("train", "val", "test", "schema")))
+_NEUTRAL = ("telemetry.", "watchdog.", "checkpoint.", "loop.check_loss_every")
+"""Beginnings of fields that do not decide a result."""
 _NEEDED = {"auc", "best_step"}
 """What every result has."""
 _INTERRUPTED = (130, -signal.SIGINT)
+_TERMINATED = (143, -signal.SIGTERM)
 
 Keep = Literal["best", "none", "all"]
 
@@ -107,7 +110,7 @@ def read_run(options: Sequence[str]) -> dict[str, Any]:
     asked = {
         name: value
         for name, value in _flat(yaml.safe_load(text))
-        if name not in _PLACES and not name.startswith("telemetry.")
+        if name not in _PLACES and not name.startswith(_NEUTRAL)
     }
     files = files_of(config.data, schema)
     return {**asked, **files, "dataset": digest, _VERSION: version()}
@@ -188,7 +191,11 @@ def _why_anew(folder: Path, asked: dict[str, Any]) -> str:
         return f"{path} cannot be read"
     # Through JSON, as the other was: it knows no tuples.
     now = json.loads(json.dumps(asked))
-    other = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+    other = sorted(
+        name
+        for name in before.keys() | now
+        if before.get(name) != now.get(name) and not name.startswith(_NEUTRAL)
+    )
     if _VERSION in other:
         versions = f"{before.get(_VERSION) or 'none'}, this is {now.get(_VERSION) or 'none'}"
         other[other.index(_VERSION)] = f"{_VERSION} ({versions})"
@@ -217,6 +224,8 @@ def _make(folder: Path, run: Run, runner: Runner) -> Ended:
     code = runner(["train", *run.options, *place], folder / _LOG)
     if code in _INTERRUPTED:
         raise KeyboardInterrupt
+    if code in _TERMINATED:
+        raise SystemExit(143)  # As for the sweep itself: a scheduler wants its machine back.
     return _ended(folder, run, code)
 
 

@@ -132,6 +132,22 @@ def test_a_failed_run_does_not_end_the_others_and_is_tried_again(tmp_path):
     assert again.calls == ["a", "b"]
 
 
+@pytest.mark.parametrize("code", [143, -15])
+def test_a_run_that_was_told_to_end_ends_the_sweep(tmp_path, code):
+    runner = FakeRunner({"a": code})
+    with pytest.raises(SystemExit) as left:
+        list(run_all(runs_of(a=1, b=2), tmp_path, runner))
+    assert left.value.code == 143
+    assert runner.calls == ["a"]
+
+
+@pytest.mark.parametrize("name", ["watchdog.hang_s", "checkpoint.every", "loop.check_loss_every"])
+def test_what_decides_no_result_makes_no_run_anew(made, name):
+    runner = FakeRunner()
+    list(run_all([Run("a", (), {"steps": 1, name: 3})], made, runner))
+    assert runner.calls == []
+
+
 @pytest.mark.parametrize("code", [130, -2])
 def test_an_interrupted_run_interrupts_the_sweep(tmp_path, code):
     runner = FakeRunner({"a": code})
