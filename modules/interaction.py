@@ -132,15 +132,23 @@ class Interaction(nn.Module):
         ):
             with record_function("lookup"):
                 seen = self._see(lookups, features, grid)
-            with record_function("search"):
-                scores, kept = self._search(seen)
-            with record_function("pool"):
-                target_TD, history_RCD = self._pool(seen, scores, kept)
-            with record_function("dense"):
-                return self._predict(grid, target_TD, history_RCD, counts_T, kept)
+            scores, kept = self.find(seen)
+            return self.predict(seen, scores, kept, counts_T)
 
-    def _search(self, seen: Seen) -> tuple[_Scores, Kept]:
-        """Score everything, keep the best, weigh what is kept; the same is kept for all heads."""
+    def find(self, seen: Seen) -> tuple[Scores, Kept]:
+        """Score everything, keep the best, weigh it: reads what attention sees only."""
+        with record_function("search"):
+            return self._search(seen)
+
+    def predict(self, seen: Seen, scores: Scores, kept: Kept, counts_T: Tensor) -> RankerOutput:
+        """Pool and predict: reads what the head sees only, and what `find` gave."""
+        with record_function("pool"):
+            target_TD, history_RCD = self._pool(seen, scores, kept)
+        with record_function("dense"):
+            return self._predict(seen.grid, target_TD, history_RCD, counts_T, kept)
+
+    def _search(self, seen: Seen) -> tuple[Scores, Kept]:
+        """The same is kept for all heads."""
         behaviour_RL = seen.grid.behaviour_RL()
         score_RQL = self.attention_scorer(seen).float()
         if self.config.search.cluster_size:
@@ -156,14 +164,14 @@ class Interaction(nn.Module):
         heads = score_RQL.size(1) // seen.grid.num_targets
         index_RQK, valid_RQK = index_RMK.repeat(1, heads, 1), valid_RMK.repeat(1, heads, 1)
         weight_RQK = self._weigh(score_RQL.gather(2, index_RQK), valid_RQK)
-        return _Scores(score_RQL, rank_RML, behaviour_RL), Kept(index_RQK, valid_RQK, weight_RQK)
+        return Scores(score_RQL, rank_RML, behaviour_RL), Kept(index_RQK, valid_RQK, weight_RQK)
 
     def _weigh(self, score: Tensor, valid: Tensor) -> Tensor:
         if self.config.attention.scorer == "buckets":
             return score * valid
         return masked_softmax(score, valid)
 
-    def _pool(self, seen: Seen, scores: _Scores, kept: Kept) -> tuple[Tensor, Tensor]:
+    def _pool(self, seen: Seen, scores: Scores, kept: Kept) -> tuple[Tensor, Tensor]:
         """The targets, and sums of their histories: first of what was kept, then of everything."""
         position_LP = seen.history_position("representation_history")
         if not self.config.sums_whole_histories:
@@ -183,7 +191,7 @@ class Interaction(nn.Module):
         history_RCD = torch.cat([read.history_RCD, position_RCP], dim=2)
         return target.join(target_TD), history.join(history_RCD, weight_RC)
 
-    def _whole_weights(self, scores: _Scores, kept: Kept) -> Tensor:
+    def _whole_weights(self, scores: Scores, kept: Kept) -> Tensor:
         """Weights of whole histories, of the kept first: one product serves both heads."""
         weights = [torch.zeros_like(scores.score_RQL).scatter(2, kept.index_RMK, kept.weight_RMK)]
         if self.auxiliary_head is not None:
@@ -230,7 +238,7 @@ class Interaction(nn.Module):
         )
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
     """Of all behaviours: by attention, head by head; by the search; and which may be kept."""
 
     score_RQL: Tensor
