@@ -74,9 +74,10 @@ class Interaction(nn.Module):
         self._read = make_reader(embeddings)
         self.attention_scorer = self._make_attention_scorer(embeddings)
         everything = config.search.by == "none"
-        self.search = SearchUnit(
-            history_length if everything else config.search.top_k, self._make_search_scorer()
-        )
+        scorer = self._make_search_scorer()
+        # Kept, not asked again: torch.export gives one module's two names two objects.
+        self._one_scorer = scorer is self.attention_scorer
+        self.search = SearchUnit(history_length if everything else config.search.top_k, scorer)
         width = sum(config.widths("representation_target"))
         self.output = _make_output(config, width)
         self.head = Head(config.head, config.head.hidden, width)
@@ -156,12 +157,12 @@ class Interaction(nn.Module):
                 seen.history_RLD("attention_history"), behaviour_RL, self.config.search.cluster_size
             )
             score_RQL = score_RQL + log_size_RL.unsqueeze(1)
-        if self.search.scorer is self.attention_scorer:
-            rank_RML = _sum_heads(score_RQL, seen.grid.num_targets)
+        heads = self.config.attention.sums
+        if self._one_scorer:
+            rank_RML = _sum_heads(score_RQL, heads)
         else:
             rank_RML = self.search.scorer(seen).float()
         index_RMK, valid_RMK = self.search(rank_RML, behaviour_RL)
-        heads = score_RQL.size(1) // seen.grid.num_targets
         index_RQK, valid_RQK = index_RMK.repeat(1, heads, 1), valid_RMK.repeat(1, heads, 1)
         weight_RQK = self._weigh(score_RQL.gather(2, index_RQK), valid_RQK)
         return Scores(score_RQL, rank_RML, behaviour_RL), Kept(index_RQK, valid_RQK, weight_RQK)
@@ -229,7 +230,7 @@ class Interaction(nn.Module):
             auxiliary_logit_T = self.auxiliary_head(target_TD, grid.from_targets(all_RMD), counts_T)
         index_RMK = kept.index_RMK[:, : grid.num_targets]
         heads = self.config.attention.sums
-        weight_RMK = _sum_heads(kept.weight_RMK.detach(), grid.num_targets) / heads
+        weight_RMK = _sum_heads(kept.weight_RMK.detach(), heads) / heads
         return RankerOutput(
             logit_T,
             auxiliary_logit_T,
@@ -254,11 +255,11 @@ def _make_output(config: RankerConfig, width: int) -> nn.Module:
     return nn.Identity()
 
 
-def _sum_heads(value_RQL: Tensor, targets: int) -> Tensor:
+def _sum_heads(value_RQL: Tensor, heads: int) -> Tensor:
     """Sum over heads, value_RML."""
-    if value_RQL.size(1) == targets:
+    if heads == 1:
         return value_RQL
-    return torch.unflatten(value_RQL, 1, (-1, targets)).sum(dim=1)
+    return torch.unflatten(value_RQL, 1, (heads, -1)).sum(dim=1)
 
 
 def _offsets(features: KeyedJaggedTensor, key: str) -> Tensor:
