@@ -174,6 +174,31 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def export(arguments: list[str]) -> int:
+    """Write what is served of a checkpoint."""
+    from trainer.arguments import parse_run, run_parser
+    from trainer.export.export import ExportOptions, export_run, format_parity
+    from trainer.telemetry.telemetry import configure_logging
+
+    parser = run_parser(
+        "dare export",
+        "Write a checkpoint of any number of ranks as one folder to serve from: tables of attention "
+        "and of representation apart, the ranker, and a report on parity. Give the config.yaml of "
+        "the run's folder. One process, no GPU.",
+        "--out DIR [--at CHECKPOINT] [--precision fp32|bf16|int8]",
+    )
+    parser.add_class_arguments(ExportOptions)
+    config, text, parsed = parse_run(parser, arguments)
+    names = ExportOptions.__dataclass_fields__
+    options = ExportOptions(**{name: parsed[name] for name in names})
+    configure_logging(0)
+    told = export_run(config, text, options)
+    if "parity" in told:
+        print(format_parity(told["parity"]), file=sys.stderr)
+    print(json.dumps(told))
+    return 0
+
+
 def analyze(arguments: list[str]) -> int:
     """Look into a trained run."""
     from trainer.analysis.command import analyze_run, introduction
