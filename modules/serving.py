@@ -86,7 +86,7 @@ class ServedRanker(nn.Module):
         )
         self.interaction = Interaction(served, embeddings, history_length, None)
         self.autocast = autocast
-        self.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
+        self.requires_grad_(False).eval()
 
     def forward(
         self,

@@ -177,14 +177,15 @@ def evaluate(arguments: list[str]) -> int:
 def export(arguments: list[str]) -> int:
     """Write what is served of a checkpoint."""
     from trainer.arguments import parse_run, run_parser
-    from trainer.export.export import ExportOptions, export_run, format_parity
+    from trainer.export.export import ExportOptions, export_run
+    from trainer.export.parity import format_parity
     from trainer.telemetry.telemetry import configure_logging
 
     parser = run_parser(
         "dare export",
-        "Write a checkpoint of any number of ranks as one folder to serve from: tables of attention "
-        "and of representation apart, the ranker, and a report on parity. Give the config.yaml of "
-        "the run's folder. One process, no GPU.",
+        "Write a checkpoint of any number of ranks as one folder to serve from: tables of "
+        "attention and of representation apart, the ranker, and a report on parity. Give the "
+        "config.yaml of the run's folder. One process, no GPU.",
         "--out DIR [--at CHECKPOINT] [--precision fp32|bf16|int8]",
     )
     parser.add_class_arguments(ExportOptions)

@@ -1,4 +1,4 @@
-"""An artefact in memory: its tables, mapped from their files, and its ranker. Runs no code of it."""
+"""An artefact in memory: its tables, mapped from their files, and its ranker; runs no code."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def load_artefact(folder: str | os.PathLike[str], half: Half | None = None) -> A
     """
     path = Path(folder)
     schema = read_schema(path)
-    wanted = {name for use, names in schema.uses.items() if half in (None, _half(use)) for name in names}
+    wanted = {
+        name for use, names in schema.uses.items() if half in (None, _half(use)) for name in names
+    }
     files = {schema.tables[name].file for name in wanted}
     unused = {table.file for table in schema.tables.values()} - files
     for file, digest in schema.files.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from modules.row_precision import STORED_TYPES, RowPrecision, encode, stored_columns
 from modules.serving import ServedRanker
@@ -99,7 +99,9 @@ def export_run(config: TrainConfig, text: str, options: ExportOptions) -> dict[s
     if out.exists():
         raise ValueError(f"--out is {out}, which is there; remove it, or choose another folder")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("dare export is one process, whatever has trained; start it without torchrun")
+        raise ValueError(
+            "dare export is one process, whatever has trained; start it without torchrun"
+        )
     context = RunContext(0, 1, 0, 1, torch.device("cpu"), None)
     trained = find_trained(config, context, options.at)
     ranker = _ranker(config, trained)
@@ -145,7 +147,9 @@ def _ranker(config: TrainConfig, trained: TrainedModel) -> ServedRanker:
             f"{trained.path} has tables of widths {held}, this config's model has {expected}; give "
             "the config.yaml of the run's folder"
         )
-    ranker = make_ranker(config, {f: trained.shapes[t][0] for t, (_, f) in _features(config).items()})
+    ranker = make_ranker(
+        config, {f: trained.shapes[t][0] for t, (_, f) in _features(config).items()}
+    )
     dense = trained.dense()
     wanted = ranker.interaction.state_dict()
     try:
@@ -198,7 +202,7 @@ def _write_tables(
                 whole = trained.table(name)
                 if reference is not None:
                     reference.keep_rows(name, table.feature, whole)
-                for block in whole.split(_BLOCK_ROWS):
+                for block in torch.split(whole, _BLOCK_ROWS):
                     written.write(encode(block, table.precision))
         digests[file] = written.digest()
     if "shared.safetensors" in digests:
@@ -212,7 +216,7 @@ def _write_tables(
 
 def _write_ranker(folder: Path, ranker: ServedRanker, text: str, history_length: int) -> None:
     weights = {n: v.contiguous() for n, v in ranker.interaction.state_dict().items()}
-    save_file(weights, folder / RANKER_FILE)
+    (folder / RANKER_FILE).write_bytes(save(weights))
     export_program(ranker, folder / PROGRAM_FILE, history_length)
     (folder / CONFIG_FILE).write_text(text)
 
@@ -271,19 +275,3 @@ def _parity(
         if {options.precision, options.representation_precision} <= {"fp32", None}:
             check_exact(told[name])
     return told
-
-
-def format_parity(told: Mapping[str, Any]) -> str:
-    """The report as lines for people."""
-    lines = [
-        f"{told['targets']:,} targets of {told['requests']:,} requests of {told['split']}, against "
-        "the trained model:"
-    ]
-    for name, what in (("module", "config.yaml + ranker.safetensors"), ("program", "ranker.pt2")):
-        one = told[name]
-        lines.append(
-            f"  {what}: probabilities off by {one['score_error_mean']:.1e} in the mean, "
-            f"{one['score_error_max']:.1e} at most; {one['top_k_overlap']:.2%} of what is kept is "
-            f"the same; AUC {one['auc']:.5f} ({one['auc_difference']:+.1e})"
-        )
-    return "\n".join(lines)
