@@ -20,6 +20,7 @@ from modules.interaction import Interaction, RankerOutput, Scores
 from modules.model_config import RankerConfig
 from modules.projection import UseProjection
 from modules.representation import Kept
+from modules.scorers import DotScorer, scaled
 from modules.views import Seen
 
 
@@ -138,6 +139,45 @@ class ServedRanker(nn.Module):
         seen = self._see(rows, ids, num_behaviours)
         with self._types(attention_target_TA):
             return Found(*self.interaction.find(seen))
+
+    def search_vectors(
+        self, attention_target_TA: Tensor, attention_history_NA: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors whose dot products are the search's scores, for `search_kernel`.
+
+        Scales go to the targets; the position's part, one number a behaviour for all targets of a
+        request, is one more column.
+
+        Args:
+            attention_target_TA: rows of the targets.
+            attention_history_NA: rows of the behaviours, none of which pads.
+
+        Returns:
+            query_TC and key_NC, float32.
+
+        Raises:
+            ValueError: the search is no dot product of rows.
+        """
+        scorer, config = self.interaction.search.scorer, self.interaction.config
+        if not isinstance(scorer, DotScorer) or config.search.cluster_size:
+            raise ValueError(
+                f"{config.preset} does not search by dot products of rows; use ServedRanker.find"
+            )
+        rows = {
+            "attention_target": attention_target_TA,
+            "attention_history": attention_history_NA,
+        }
+        seen = self._see(rows, {}, torch.tensor(attention_history_NA.size(0)))
+        target_TA, key_NA = (seen.rows[use] for use in ("attention_target", "attention_history"))
+        position_P = seen.target_position("attention_target")
+        position_N = seen.history_position("attention_history") @ position_P
+        # The score is linear in both products, so that these are its factors.
+        one = target_TA.new_ones(1)
+        widths = (scorer.width, position_P.numel())
+        of_content = scaled(scorer.scale, one, torch.zeros_like(one), widths)
+        of_position = scaled(scorer.scale, torch.zeros_like(one), position_N, widths)
+        query_TC = torch.cat([target_TA * of_content, one.expand(len(target_TA), 1)], dim=1)
+        return query_TC, torch.cat([key_NA, of_position.unsqueeze(1)], dim=1)
 
     def predict(
         self,

@@ -10,6 +10,7 @@ from modules.interaction import initialise
 from modules.model_config import InitConfig
 from modules.presets import PRESETS
 from modules.ranker import Ranker
+from modules.search_kernel import find_best, make_keys
 from modules.serving import ServedRanker
 from tests import small
 from tests.preset_step import make_config
@@ -84,3 +85,23 @@ def test_a_score_that_depends_on_its_batch_is_not_served():
         ValueError, match="evaluation_statistics is batch: a target's score would depend"
     ):
         ServedRanker(config, rows={"item": 23, "category": 7}, history_length=LENGTH)
+
+
+@pytest.mark.parametrize("scale", ["two_term", "joint", "position_twice"])
+@pytest.mark.parametrize("preset", ["dare", "twin_proj"])
+def test_the_kernel_finds_what_the_ranker_finds(preset, scale):
+    config = make_config(preset, f"--model.attention.scale={scale}")
+    _, served = trained(config)
+    target, history = torch.randn(3, 12), torch.randn(LENGTH, 12)
+    ids = torch.zeros(LENGTH, dtype=torch.int64)
+    found = served.find(target, history, ids[:3], ids, torch.tensor(LENGTH))
+    query, key = served.search_vectors(target, history)
+    torch.testing.assert_close(query @ key.T, found.scores.score_RQL[0])
+    kept = find_best(make_keys(key, "fp32"), query, config.search.top_k)
+    assert kept.sort(1).values.equal(found.kept.index_RMK[0].sort(1).values)
+
+
+def test_another_search_has_no_vectors():
+    _, served = trained(make_config("twin_hard"))
+    with pytest.raises(ValueError, match="twin_hard does not search by dot products"):
+        served.search_vectors(torch.zeros(1, 12), torch.zeros(LENGTH, 12))

@@ -1,0 +1,110 @@
+"""The search of a request as it is served: score N behaviours for T targets, keep K of each.
+
+A score is a dot product of vectors of A numbers, in float32, bf16 or 8 bits. What costs besides the
+product is choosing: a plain top-K reads every score through a heap. Here scores are first folded,
+the largest of eight that lie far apart, until few are left; the K best of these name the eights
+that can hold one of the K best, and only those are looked at. Plain tensor operators, for any
+device. Letters: T targets, N behaviours, K kept, A width of a vector, B scores of a fold, C columns
+that may hold the best.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.row_precision import RowPrecision
+
+_FOLD = 8
+_FEW = 16
+"""So many times K scores are few enough to choose from at once."""
+_HELD_SCORES = 1 << 20
+"""Scores that are held at a time: 4 MiB, which caches hold."""
+_LARGEST = 127
+
+
+class Keys(NamedTuple):
+    """Vectors of the behaviours of a request, ready to be multiplied."""
+
+    value_NA: Tensor
+    scale_A: Tensor | None
+    """Of 8 bits: what one step of each column is."""
+
+
+def make_keys(key_NA: Tensor, precision: RowPrecision) -> Keys:
+    """Bring a request's behaviours to a precision, once for all its targets.
+
+    With 8 bits each column has a scale of its own, its largest number over 127, which the query
+    takes over. So the products of whole numbers of one target rank its behaviours as they are, and
+    no score is ever scaled; a rowwise scale would have to multiply every score before the choice.
+
+    Args:
+        key_NA: float32.
+        precision: to multiply in.
+    """
+    if precision == "int8":
+        scale_A = key_NA.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
+        return Keys((key_NA / scale_A).round_().to(torch.int8), scale_A)
+    return Keys(key_NA.bfloat16() if precision == "bf16" else key_NA, None)
+
+
+def find_best(keys: Keys, query_TA: Tensor, top_k: int) -> Tensor:
+    """The behaviours with the largest scores.
+
+    Args:
+        keys: of the request.
+        query_TA: float32, of its targets.
+        top_k: K; all are kept where there are fewer.
+
+    Returns:
+        index_TK, in no order; of equal scores at the edge any.
+    """
+    value_NA, scale_A = keys
+    if scale_A is not None:
+        folded_TA = query_TA * scale_A
+        step_T1 = folded_TA.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        query_TA = (folded_TA * (_LARGEST / step_T1)).round_().to(torch.int8)
+    else:
+        query_TA = query_TA.to(value_NA.dtype)
+    top_k = min(top_k, value_NA.size(0))
+    rows = max(1, _HELD_SCORES // max(1, value_NA.size(0)))
+    parts = [
+        largest(_product(part, value_NA), top_k) for part in torch.split(query_TA, rows, dim=0)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def largest(score_TN: Tensor, top_k: int) -> Tensor:
+    """Columns of the K largest of each row, index_TK, in no order.
+
+    Exact: if a column is among the K largest, so is the largest of its fold among those of all
+    folds, equal scores aside.
+
+    Args:
+        score_TN: of any type.
+        top_k: K, at most N.
+    """
+    targets, columns = score_TN.shape
+    if columns <= _FEW * top_k:
+        return score_TN.topk(top_k, dim=1, sorted=False).indices
+    folds = columns // _FOLD
+    whole = folds * _FOLD
+    fold_TB = torch.unflatten(score_TN[:, :whole], 1, (_FOLD, folds)).amax(1)
+    start_TK = largest(fold_TB, top_k)
+    device = score_TN.device
+    step_B = torch.arange(0, whole, folds, device=device)
+    column_TC = (start_TK.unsqueeze(2) + step_B).flatten(1)
+    if whole < columns:  # What no fold holds.
+        rest = torch.arange(whole, columns, device=device)
+        column_TC = torch.cat([column_TC, rest.expand(targets, -1)], dim=1)
+    best_TK = score_TN.gather(1, column_TC).topk(top_k, dim=1, sorted=False).indices
+    return column_TC.gather(1, best_TK)
+
+
+def _product(query_TA: Tensor, value_NA: Tensor) -> Tensor:
+    """Scores of all behaviours, score_TN; of 8 bits whole numbers."""
+    if value_NA.dtype == torch.int8:
+        return torch._int_mm(query_TA, value_NA.t())
+    return query_TA @ value_NA.t()
