@@ -27,6 +27,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare runs compare A B          how runs differ, one HTML page: config, results, curves
   dare bench train               samples/s and memory at the paper's setting, of any preset
   dare bench search              time of the search alone, against width and history length
+  dare bench serve               time of one request's search: vectors of 8 to 128, 32 to 8 bits
   dare bench exchange            bytes between ranks, representation pooled and not
   dare bench prepare             time and memory of preparing a large log
 

@@ -249,11 +249,13 @@ def bench(arguments: list[str]) -> int:
     from trainer.bench.exchange import bench_exchange
     from trainer.bench.prepare import bench_prepare
     from trainer.bench.search import bench_search
+    from trainer.bench.serve import bench_serve
     from trainer.bench.train import bench_train
 
     benches: dict[str, Callable[..., Any]] = {
         "train": bench_train,
         "search": bench_search,
+        "serve": bench_serve,
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }

@@ -15,7 +15,7 @@ COMMANDS = (
     *("doctor", "prepare", "plan", "train", "evaluate", "export"),
     *("analyze", "sweep", "compare"),
     *("runs", "runs compare"),
-    *("bench train", "bench search", "bench exchange", "bench prepare"),
+    *("bench train", "bench search", "bench serve", "bench exchange", "bench prepare"),
 )
 
 
@@ -57,7 +57,7 @@ def test_help_of_runs_explains_every_option(command):
 
 
 def test_every_option_has_an_explanation():
-    benches = ["bench", "train"], ["bench", "search"]
+    benches = ["bench", "train"], ["bench", "search"], ["bench", "serve"]
     for command in (
         ["plan"],
         ["train"],
