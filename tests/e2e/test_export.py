@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -162,6 +165,26 @@ def test_a_service_needs_its_own_half_only(exported, tmp_path):
         torch.tensor(2),
     )
     assert found.kept.weight_RMK.sum(2).flatten().tolist() == pytest.approx([1, 1])
+
+
+def test_the_example_ranks_a_users_targets(exported):
+    example = Path(__file__).parents[2] / "docs" / "serve_example.py"
+    assert len(example.read_text().splitlines()) <= 65
+    env = {**os.environ, "PYTHONPATH": str(example.parents[1])}
+    done = subprocess.run(
+        [sys.executable, str(example), str(exported), "7"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "run (dare), step 10, 4 tables"
+    clicks = [float(line.split("click ")[1].split(",")[0]) for line in lines[1:6]]
+    assert clicks == sorted(clicks, reverse=True)
+    assert lines[6] == "7 targets, 20 behaviours, one thread:"
+    assert [" ms (99 %: " in line for line in lines[7:]] == [True] * 3
 
 
 def test_a_model_with_one_table_for_both_has_one_file(data, tmp_path):

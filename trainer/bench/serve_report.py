@@ -52,9 +52,9 @@ def format_serve(figures: Mapping[str, Any]) -> str:
     )
     lines = [
         f"One request at a time, {figures['top_k']} kept, {figures['threads']} thread(s) on "
-        f"{figures['device']}; microseconds of the {figures['clock']}'s time, median of {figures['repeats']} repeats. *Half*: how "
-        "many times faster than at twice the width. *Same*: share of the kept that fp32 keeps "
-        "too. "
+        f"{figures['device']}; microseconds of the {figures['clock']}'s time, median of "
+        f"{figures['repeats']} interleaved repeats. *Half*: how many times faster than at twice "
+        "the width. *Same*: share of the kept that fp32 keeps too. "
         f"Floors: {figures['copy_bytes_per_s'] / 1e9:.1f} GB/s of a copy; operations of a large "
         f"product: {rates}.",
     ]

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from modules.embedding import Use
 from modules.row_precision import decode
@@ -62,6 +63,26 @@ class Artefact:
             stored = self.tables[name].index_select(0, ids[about.feature])
             parts.append(decode(stored, about.precision))
         return torch.cat(parts, dim=1)
+
+    def inputs(self, targets: Mapping[str, Tensor], history: Mapping[str, Tensor]) -> list[Tensor]:
+        """What a ranker takes of a request.
+
+        Args:
+            targets: ids by feature, int64 [T] each.
+            history: likewise, [N], newest first; at most the schema's `history_length`.
+        """
+        there = history["item"].numel()
+        missing = max(0, self.schema.least_behaviours - there)
+        padded = {name: F.pad(ids, (0, missing)) for name, ids in history.items()}
+        return [
+            self.rows("attention_target", targets),
+            self.rows("attention_history", padded),
+            self.rows("representation_target", targets),
+            self.rows("representation_history", padded),
+            targets["category"],
+            padded["category"],
+            torch.tensor(there),
+        ]
 
     def program(self) -> Rank:
         """The ranker as `torch.export` has written it; the same results as `ranker`."""

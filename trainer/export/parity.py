@@ -124,32 +124,10 @@ def score_served(artefact: Artefact, rank: Rank, batch: Batch) -> Scored:
     kept: list[Tensor] = []
     for ids in _requests(batch.features):
         with torch.no_grad():
-            logit_T, kept_TK, _ = rank(*request_inputs(artefact, ids))
+            logit_T, kept_TK, _ = rank(*artefact.inputs(ids["target"], ids["history"]))
         logits.append(logit_T)
         kept.extend(kept_TK)
     return Scored(torch.cat(logits), kept)
-
-
-def request_inputs(artefact: Artefact, ids: Mapping[str, Mapping[str, Tensor]]) -> list[Tensor]:
-    """What a ranker takes of a request.
-
-    Args:
-        artefact: whose tables are read.
-        ids: `target` and `history`, newest first, each by feature.
-    """
-    targets, history = ids["target"], ids["history"]
-    there = history["item"].numel()
-    missing = max(0, artefact.schema.least_behaviours - there)
-    padded = {name: torch.nn.functional.pad(value, (0, missing)) for name, value in history.items()}
-    return [
-        artefact.rows("attention_target", targets),
-        artefact.rows("attention_history", padded),
-        artefact.rows("representation_target", targets),
-        artefact.rows("representation_history", padded),
-        targets["category"],
-        padded["category"],
-        torch.tensor(there),
-    ]
 
 
 def compare(

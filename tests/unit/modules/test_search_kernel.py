@@ -10,6 +10,11 @@ def drawn(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True)
+def _fold_small_ones_too(monkeypatch):
+    monkeypatch.setattr("modules.search_kernel._SMALL", 0)
+
+
 @pytest.mark.parametrize("columns", [1, 5, 80, 81, 1000, 1283, 20_003])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
 def test_folding_loses_none_of_the_largest(columns, dtype):
