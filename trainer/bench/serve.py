@@ -6,6 +6,7 @@ Letters: T targets, N behaviours, A width of a vector, K kept.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import statistics
 import time
@@ -30,6 +31,10 @@ _TYPES: dict[RowPrecision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "int8": torch.int8,
 }
+
+
+_SETS = 16
+_LEARNT = 1 << 22
 
 
 class _Cell(NamedTuple):
@@ -135,17 +140,18 @@ def _measure(
             found = product_speed(device, _TYPES[precision], clock)
             speeds.setdefault(f"product_{precision}_per_s", []).append(found)
         for cell in cells:
-            query_TA, key_NA = _request(cell, seed, device)
+            queries, key_NA = _request(cell, seed, device)
             keys = make_keys(key_NA, cell.precision)
-            timed((cell, "search"), functools.partial(find_best, keys, query_TA, top_k))
+            timed((cell, "search"), _in_turn(find_best, [(keys, q, top_k) for q in queries]))
             timed((cell, "keys"), functools.partial(make_keys, key_NA, cell.precision))
             if not repeat:
-                same[cell] = _same(keys, query_TA, key_NA, top_k)
+                same[cell] = _same(keys, queries[0], key_NA, top_k)
         for number, targets in dict.fromkeys((cell.behaviours, cell.targets) for cell in cells):
-            score_TN = _request(_Cell(number, targets, 16, "fp32"), seed, device)
-            scores = score_TN[0] @ score_TN[1].T
-            timed((number, targets, "choice"), functools.partial(largest, scores, top_k))
-            timed((number, targets, "topk"), functools.partial(_plain, scores, top_k))
+            queries, key_NA = _request(_Cell(number, targets, 16, "fp32"), seed, device)
+            scores = [query_TA @ key_NA.T for query_TA in queries[: _held(number * targets)]]
+            for name, choice in (("choice", largest), ("topk", _plain)):
+                given = [(score_TN, top_k) for score_TN in scores]
+                timed((number, targets, name), _in_turn(choice, given))
         if repeat:
             logger.info("repeat %d of %d", repeat, repeats)
     rates = {name: statistics.median(values[1:]) for name, values in speeds.items()}
@@ -171,12 +177,24 @@ def _measure(
     return {"cells": told, "choices": choices, **rates}
 
 
-def _request(cell: _Cell, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Vectors of the targets and of the behaviours; the same for all precisions."""
+def _request(cell: _Cell, seed: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Vectors of several sets of targets and of the behaviours; the same for all precisions."""
     generator = torch.Generator().manual_seed(seed)
-    query_TA = torch.randn(cell.targets, cell.width, generator=generator)
-    key_NA = torch.randn(cell.behaviours, cell.width, generator=generator)
-    return query_TA.to(device), key_NA.to(device)
+    queries = [
+        torch.randn(cell.targets, cell.width, generator=generator).to(device) for _ in range(_SETS)
+    ]
+    return queries, torch.randn(cell.behaviours, cell.width, generator=generator).to(device)
+
+
+def _in_turn(task: Callable[..., Any], given: Sequence[tuple[Any, ...]]) -> Callable[[], Any]:
+    """A task that takes other arguments at each call: a processor learns repeated choices."""
+    turns = itertools.cycle(given)
+    return lambda: task(*next(turns))
+
+
+def _held(scores: int) -> int:
+    """Sets of so many scores that are held; of many, none is learnt."""
+    return max(2, min(_SETS, _LEARNT // scores))
 
 
 def _plain(score_TN: Tensor, top_k: int) -> Tensor:

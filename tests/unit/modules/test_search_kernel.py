@@ -29,6 +29,14 @@ def test_folding_loses_none_of_the_largest(columns, dtype):
     assert best.equal(torch.arange(columns - kept, columns).expand(7, -1))
 
 
+def test_of_equal_scores_at_the_edge_as_many_as_are_wanted_are_kept():
+    score = torch.zeros(3, 2000)
+    score[0, 5], score[1, 1999], score[2, :3] = 1.0, 1.0, 1.0
+    found = largest(score, 3)
+    assert [len(set(row)) for row in found.tolist()] == [3, 3, 3]
+    assert score.gather(1, found).sum(1).tolist() == [1, 1, 3]
+
+
 def test_the_largest_at_the_end_that_no_fold_holds_is_found():
     score = torch.zeros(1, 8 * 100 + 3)
     score[0, -1], score[0, 13] = 2.0, 1.0
