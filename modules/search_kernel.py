@@ -47,6 +47,8 @@ def make_keys(key_NA: Tensor, precision: RowPrecision) -> Keys:
         precision: to multiply in.
     """
     if precision == "int8":
+        if not key_NA.size(0):
+            return Keys(key_NA.to(torch.int8), torch.ones_like(key_NA.sum(0)))
         scale_A = key_NA.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
         return Keys((key_NA / scale_A).round_().to(torch.int8), scale_A)
     return Keys(key_NA.bfloat16() if precision == "bf16" else key_NA, None)

@@ -20,7 +20,9 @@ from modules.interaction import Interaction, RankerOutput, Scores
 from modules.model_config import RankerConfig
 from modules.projection import UseProjection
 from modules.representation import Kept
+from modules.row_precision import RowPrecision
 from modules.scorers import DotScorer, scaled
+from modules.search_kernel import find_best, make_keys
 from modules.views import Seen
 
 
@@ -158,11 +160,13 @@ class ServedRanker(nn.Module):
         Raises:
             ValueError: the search is no dot product of rows.
         """
-        scorer, config = self.interaction.search.scorer, self.interaction.config
-        if not isinstance(scorer, DotScorer) or config.search.cluster_size:
+        scorer = self.interaction.search.scorer
+        if not self.searches_by_dots:
             raise ValueError(
-                f"{config.preset} does not search by dot products of rows; use ServedRanker.find"
+                f"{self.interaction.config.preset} does not search by dot products of rows; use "
+                "ServedRanker.find"
             )
+        assert isinstance(scorer, DotScorer)
         rows = {
             "attention_target": attention_target_TA,
             "attention_history": attention_history_NA,
@@ -178,6 +182,44 @@ class ServedRanker(nn.Module):
         of_position = scaled(scorer.scale, torch.zeros_like(one), position_N, widths)
         query_TC = torch.cat([target_TA * of_content, one.expand(len(target_TA), 1)], dim=1)
         return query_TC, torch.cat([key_NA, of_position.unsqueeze(1)], dim=1)
+
+    @property
+    def searches_by_dots(self) -> bool:
+        """Whether the search is a dot product of rows, which `search_vectors` gives."""
+        scorer, config = self.interaction.search.scorer, self.interaction.config
+        return isinstance(scorer, DotScorer) and not config.search.cluster_size
+
+    def find_by_kernel(
+        self,
+        precision: RowPrecision,
+        attention_target_TA: Tensor,
+        attention_history_NA: Tensor,
+        num_behaviours: Tensor,
+    ) -> Found:
+        """What `find` gives, where `search_kernel` has searched; weights are float32's.
+
+        Args:
+            precision: of the vectors that are searched.
+            attention_target_TA: as of `forward`.
+            attention_history_NA: likewise.
+            num_behaviours: likewise.
+
+        Raises:
+            ValueError: the search is no dot product of rows.
+        """
+        there_NA = attention_history_NA[: int(num_behaviours)]
+        query_TC, key_NC = self.search_vectors(attention_target_TA, there_NA)
+        index_TK = find_best(make_keys(key_NC, precision), query_TC, self.interaction.search.top_k)
+        score_TN = query_TC @ key_NC.T
+        weight_TK = torch.softmax(score_TN.gather(1, index_TK), dim=1)
+        kept = Kept(
+            index_TK.unsqueeze(0),
+            torch.ones_like(index_TK, dtype=torch.bool).unsqueeze(0),
+            weight_TK.unsqueeze(0),
+        )
+        behaviour_1N = torch.ones(1, key_NC.size(0), dtype=torch.bool)
+        scores = Scores(score_TN.unsqueeze(0), score_TN.unsqueeze(0), behaviour_1N)
+        return Found(scores, kept)
 
     def predict(
         self,

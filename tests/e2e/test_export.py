@@ -95,6 +95,9 @@ def test_rows_and_scores_are_those_of_the_checkpoint(run, exported):
         assert told[road]["auc"] == pytest.approx(evaluated["auc"], abs=1e-5)
         assert told[road]["top_k_overlap"] == 1
         assert told[road]["beyond"] == 0
+    for road in ("search_bf16", "search_int8"):
+        assert 0.95 < told[road]["top_k_overlap"] <= 1
+        assert abs(told[road]["auc_difference"]) < 0.01
 
 
 @pytest.mark.dist

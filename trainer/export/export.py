@@ -38,6 +38,7 @@ from trainer.export.parity import (
     check_exact,
     compare,
     read_reference,
+    roads,
     score_reference,
     score_served,
 )
@@ -269,9 +270,10 @@ def _parity(
         "targets": sum(batch.label.numel() for batch in reference.batches),
         "precisions": {name: table.precision for name, table in artefact.schema.tables.items()},
     }
-    for name, rank in (("module", artefact.ranker), ("program", artefact.program())):
+    exact = {options.precision, options.representation_precision} <= {"fp32", None}
+    for name, rank in roads(artefact).items():
         served = [score_served(artefact, rank, batch) for batch in reference.batches]
         told[name] = compare(reference, truth, served)
-        if {options.precision, options.representation_precision} <= {"fp32", None}:
+        if exact and name in ("module", "program"):
             check_exact(told[name])
     return told

@@ -16,6 +16,8 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from modules.ranker import Ranker
+from modules.row_precision import RowPrecision
+from modules.serving import Served, ServedRanker
 from pipelines.batch import Batch
 from pipelines.loader import Split
 from pipelines.schema import load_schema
@@ -29,6 +31,15 @@ ALLOWED = 1e-5
 """By how much a probability of fp32 tables may differ: rounding, since sums go in another order."""
 _RARE = 1e-3
 """Share of targets that may differ by more: the edge of what a search keeps may fall elsewhere."""
+
+
+_KERNELS: tuple[RowPrecision, ...] = ("bf16", "int8")
+_ROADS = {
+    "module": "config.yaml + ranker.safetensors",
+    "program": "ranker.pt2",
+    "search_bf16": "the same, searched in bf16",
+    "search_int8": "the same, searched in 8 bits",
+}
 
 
 @dataclass
@@ -130,6 +141,26 @@ def score_served(artefact: Artefact, rank: Rank, batch: Batch) -> Scored:
     return Scored(torch.cat(logits), kept)
 
 
+def roads(artefact: Artefact) -> dict[str, Rank]:
+    """The ways to rank from an artefact, by name."""
+    found: dict[str, Rank] = {"module": artefact.ranker, "program": artefact.program()}
+    if artefact.ranker.searches_by_dots:
+        for precision in _KERNELS:
+            found[f"search_{precision}"] = _by_kernel(artefact.ranker, precision)
+    return found
+
+
+def _by_kernel(ranker: ServedRanker, precision: RowPrecision) -> Rank:
+    def rank(*inputs: Tensor) -> Served:
+        target, history, representation_target, representation_history, *_, there = inputs
+        found = ranker.find_by_kernel(precision, target, history, there)
+        return ranker.predict(
+            found, representation_target, representation_history[: int(there)], there
+        )
+
+    return rank
+
+
 def compare(
     reference: Reference, trained: list[Scored], served: list[Scored]
 ) -> dict[str, float | int]:
@@ -173,7 +204,9 @@ def format_parity(told: Mapping[str, Any]) -> str:
         f"{told['targets']:,} targets of {told['requests']:,} requests of {told['split']}, against "
         "the trained model:"
     ]
-    for name, what in (("module", "config.yaml + ranker.safetensors"), ("program", "ranker.pt2")):
+    for name, what in _ROADS.items():
+        if name not in told:
+            continue
         one = told[name]
         lines.append(
             f"  {what}: probabilities off by {one['score_error_mean']:.1e} in the mean, "

@@ -92,3 +92,8 @@ def test_keys_of_zeros_are_zeros():
     assert isinstance(keys, Keys)
     assert not keys.value_NA.any()
     assert find_best(keys, torch.zeros(2, 3), 2).shape == (2, 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_of_no_behaviours_none_is_kept(precision):
+    assert find_best(make_keys(torch.zeros(0, 3), precision), drawn(2, 3), 5).shape == (2, 0)
