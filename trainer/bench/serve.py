@@ -132,6 +132,7 @@ def _measure(
     same: dict[_Cell, float] = {}
 
     def timed(name: tuple[object, ...], task: Callable[[], Any]) -> None:
+        task()  # Its memory is new, and its kernels may not be chosen yet.
         times.setdefault(name, []).append(seconds_a_call(task, device, clock))
 
     for repeat in range(repeats + 1):
