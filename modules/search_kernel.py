@@ -73,11 +73,15 @@ def find_best(keys: Keys, query_TA: Tensor, top_k: int) -> Tensor:
     else:
         query_TA = query_TA.to(value_NA.dtype)
     top_k = min(top_k, value_NA.size(0))
-    rows = max(1, _HELD_SCORES // max(1, value_NA.size(0)))
-    parts = [
-        largest(_product(part, value_NA), top_k) for part in torch.split(query_TA, rows, dim=0)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    parts = torch.split(query_TA, max(1, _HELD_SCORES // max(1, value_NA.size(0))), dim=0)
+    # One block for all parts: to give 4 MiB back and ask for them again costs as much as a product.
+    kind = torch.int32 if value_NA.dtype == torch.int8 else value_NA.dtype
+    score_TN = value_NA.new_empty(parts[0].size(0), value_NA.size(0), dtype=kind)
+    found = []
+    for part in parts:
+        score = score_TN[: part.size(0)]
+        found.append(largest(_product(part, value_NA, score), top_k))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def largest(score_TN: Tensor, top_k: int) -> Tensor:
@@ -126,8 +130,7 @@ def _choose(score_TN: Tensor, top_k: int) -> Tensor:
     return torch.from_numpy(cell_C.reshape(-1, top_k) % known.shape[1])
 
 
-def _product(query_TA: Tensor, value_NA: Tensor) -> Tensor:
-    """Scores of all behaviours, score_TN; of 8 bits whole numbers."""
-    if value_NA.dtype == torch.int8:
-        return torch._int_mm(query_TA, value_NA.t())
-    return query_TA @ value_NA.t()
+def _product(query_TA: Tensor, value_NA: Tensor, out_TN: Tensor) -> Tensor:
+    """Scores of all behaviours, put into `out_TN`; of 8 bits whole numbers."""
+    product = torch._int_mm if value_NA.dtype == torch.int8 else torch.mm
+    return product(query_TA, value_NA.t(), out=out_TN)
