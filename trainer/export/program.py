@@ -37,7 +37,7 @@ _FILES = re.compile(
 _TARGETS = re.compile(r"torch\.ops\.(aten|higher_order)\.\w+(\.\w+)?|_operator\.\w+")
 _NUMBERS = r"[-\d(), ]|positive=True|integer=True"
 _SHAPES = re.compile(rf"(Symbol\('\w+'|Integer|Add|Mul|Pow|Min|Max|Mod|FloorDiv|{_NUMBERS})*")
-_GUARDS = re.compile(r"(L\['\w+'\](\[\d+\])?\.size\(\)\[\d+\]|[-+*%<>=!() \d]|//)*")
+_GUARDS = re.compile(r"(L\['\w+'\](\[\d+\])?\.size\(\)\[\d+\]|min|max|[-+*%<>=!(), \d]|//)*")
 _CODE = {"target": _TARGETS, "expr_str": _SHAPES, "guards_code": _GUARDS}
 
 
