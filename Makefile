@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test test-gpu check clean
+.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -75,13 +75,40 @@ dist: $(STAMP)
 e2e: $(STAMP)
 	$(PYTEST) tests/e2e
 
+# Runs under random faults, told at the end; exit code 1 where anything was wrong: make soak MINUTES=2
+MINUTES ?= 60
+RANKS ?= 2
+SEED ?= 0
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --ranks $(RANKS) --seed $(SEED)
+
+# Property-based tests with many inputs, told at the end: make fuzz EXAMPLES=10000
+EXAMPLES ?= 1000
+
+fuzz: $(STAMP)
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/fuzz --timeout=0
+
 test: lint types
 	$(PYTEST)
 
 # The same suite: on a GPU host it trains on the GPU, and tests marked gpu run too.
 test-gpu: $(STAMP)
 	@nvidia-smi -L
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not slurm"
+
+# A real Slurm of two nodes on this host; of it all only the packages stay.
+SLURM_IS_HERE := command -v slurmctld && command -v slurmd && command -v munged
+
+test-slurm: $(STAMP)
+	@test "$$(id -u)" = 0 || { echo "test-slurm: Slurm's daemons start jobs for others: run as root"; exit 1; }
+	@{ $(SLURM_IS_HERE) || command -v apt-get; } >/dev/null || { echo "test-slurm: install slurmctld, slurmd and munged (on Debian: slurm-wlm munge)"; exit 1; }
+	@{ $(SLURM_IS_HERE); } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge; }
+	$(BIN)/pytest -m slurm tests/slurm
+
+# What TorchX would send to each scheduler, made anew, and what that changes.
+golden: $(STAMP)
+	$(BIN)/python -m tests.torchx_requests
+	git --no-pager diff --stat --patch -- tests/golden
 
 check: test
 

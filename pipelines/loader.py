@@ -8,10 +8,20 @@ from typing import Literal
 
 import numpy as np
 
+from pipelines import storage
 from pipelines.ids import IdMode, IdRules, hash_ids, rows_option
 from pipelines.interval import MOST_BUCKETS
-from pipelines.parquet import list_row_groups, read_requests
-from pipelines.schema import FEATURES, INTERVAL, NAME_RULE, DatasetSchema, Layout, is_feature_name
+from pipelines.parquet import read_requests
+from pipelines.row_groups import RowRange, list_row_groups
+from pipelines.schema import (
+    FEATURES,
+    INTERVAL,
+    NAME_RULE,
+    DatasetSchema,
+    FileInfo,
+    Layout,
+    is_feature_name,
+)
 from pipelines.stream import EpochOrder, RequestDataset, StreamConfig, Targets
 
 Split = Literal["train", "val", "test"]
@@ -166,13 +176,16 @@ def make_dataset(
         features: that the model looks up; no others are read.
 
     Raises:
-        ValueError: no file, or columns that do not fit the layout.
+        ValueError: no file, columns that do not fit the layout, or a file that the schema lists is
+            missing or has another number of rows.
     """
     pattern: str = getattr(config, split)
     ids = IdRules(config.rows(schema, features), config.ids, config.interval_unit)
     further = [name for name in ids.on_disk if name not in FEATURES]
     try:
         groups = list_row_groups(pattern, config.layout, further)
+        if split in schema.splits:
+            _check_listed(pattern, groups, config.schema, schema.splits[split].files)
     except ValueError as error:
         raise ValueError(f"data.{split}: {error}") from error
     stream = StreamConfig(
@@ -189,6 +202,28 @@ def make_dataset(
         last_batch="drop" if config.drop_last_evaluation and split != "train" else "keep",
     )
     return RequestDataset(groups, stream, rank=rank, world=world)
+
+
+def _check_listed(
+    pattern: str, groups: Sequence[RowRange], schema: str, listed: Sequence[FileInfo]
+) -> None:
+    """Compare the files of a split with those that its schema lists and its pattern means.
+
+    Files that the schema does not know are taken: ids are checked as they are read.
+    """
+    rows = dict.fromkeys(map(storage.place, storage.find(pattern)), 0)
+    for group in groups:
+        rows[storage.place(group.path)] += group.stop
+    home = schema.rpartition("/")[0] or "."
+    for file in listed:
+        path = storage.join(home, file.path)
+        held = rows.get(storage.place(path))
+        if held != file.rows and storage.is_meant(path, pattern):
+            has = "is missing" if held is None else f"has {held:,} rows"
+            raise ValueError(
+                f"{path} {has}; {schema} lists it with {file.rows:,} rows: put that file there, or "
+                "remove the schema and describe the data anew with `dare prepare parquet`"
+            )
 
 
 def count_collisions(dataset: RequestDataset) -> dict[str, tuple[int, int]]:

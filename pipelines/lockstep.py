@@ -20,7 +20,7 @@ from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
 from pipelines.stream import Read, RequestDataset, Start
 from pipelines.vote import Result, Vote
-from pipelines.workers import forkserver, without_traceback
+from pipelines.workers import forkserver, in_words, quiet
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class BatchStream(Iterator[Batch]):
                 multiprocessing_context=forkserver() if workers else None,
                 # Left to itself it draws from the generator of training, at each start anew.
                 generator=torch.Generator(),
+                worker_init_fn=quiet,
             )
         self._readers = max(1, workers)
         self._start = Start(places=[Place()] * self._readers)
@@ -132,12 +133,13 @@ class BatchStream(Iterator[Batch]):
             self._iterator = iter(self._loader)
         try:
             return None if self._read_out else next(self._iterator, None)
-        except (ValueError, OSError) as error:
-            raise without_traceback(error) from error
-        except RuntimeError:  # A worker has ended: all that belongs to a job may be asked to.
-            if not self._stop():
-                raise
-            return None
+        except ValueError as error:
+            raise in_words(error, self._loader.num_workers) from error
+        except (OSError, EOFError, RuntimeError) as error:
+            # A worker may have ended: all that belongs to a job may be asked to.
+            if self._stop() and self._loader.num_workers:
+                return None
+            raise in_words(error, self._loader.num_workers) from error
 
     def _hand_out(self, vote: Vote, result: Result) -> Batch:
         batch = vote.batch

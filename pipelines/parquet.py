@@ -1,33 +1,19 @@
-"""Row groups: which rows there are, and rows to requests in memory."""
+"""Rows of parquet files to requests in memory."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.batch import Requests
 from pipelines.ids import IdRules, hash_ids, rows_option
 from pipelines.interval import Clock
 from pipelines.ragged import flat
-from pipelines.schema import FEATURES, INTERVAL, Layout, check_columns, history_column
+from pipelines.row_groups import RowRange, read_rows
+from pipelines.schema import FEATURES, INTERVAL, Layout, history_column
 
-
-@dataclass(frozen=True)
-class RowRange:
-    """Rows `start` to `stop` of one row group of a file."""
-
-    path: str
-    row_group: int
-    first_row: int
-    """Number in the file of the row group's first row."""
-    start: int
-    stop: int
+_LARGEST = np.iinfo(np.int64).max
 
 
 def columns_of(layout: Layout, ids: IdRules) -> list[str]:
@@ -37,42 +23,6 @@ def columns_of(layout: Layout, ids: IdRules) -> list[str]:
     if layout == "user":
         return ["user_id", *history, "requests"]
     return ["user_id", *history, *ids.on_disk, "label", *(["timestamp"] * (INTERVAL in ids.rows))]
-
-
-def list_row_groups(pattern: str, layout: Layout, features: Sequence[str] = ()) -> list[RowRange]:
-    """Read the footers of all files of a split.
-
-    Args:
-        pattern: a file, a folder or a glob.
-        layout: the columns to expect.
-        features: further features to expect.
-
-    Returns:
-        Whole row groups, by file name and place.
-
-    Raises:
-        ValueError: no file, not a parquet file, or columns that do not fit.
-    """
-    groups = []
-    for path in storage.find(pattern):
-        with storage.open_file(path, "rb") as stream:
-            try:
-                footer = pq.ParquetFile(stream)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-            check_columns(footer.schema_arrow, layout, path, features)
-            first_row = 0
-            for number in range(footer.metadata.num_row_groups):
-                rows = footer.metadata.row_group(number).num_rows
-                groups.append(RowRange(path, number, first_row, 0, rows))
-                first_row += rows
-    return groups
-
-
-def shuffled(groups: list[RowRange], seed: int) -> list[RowRange]:
-    """The row groups of all files in the order of an epoch, files and row groups shuffled alike."""
-    order = np.random.default_rng(seed).permutation(len(groups))
-    return [groups[index] for index in order]
 
 
 def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: IdRules) -> Requests:
@@ -86,15 +36,10 @@ def read_requests(rows: RowRange, *, layout: Layout, history_length: int, ids: I
 
     Raises:
         ValueError: an id outside its table, lists of unequal length, a null, a history that ends
-            beyond the life; named with file and row. Or the file is damaged.
+            beyond the life; named with file and row. Or the file is damaged, gone, or another.
     """
-    with storage.open_file(rows.path, "rb") as stream:
-        try:
-            columns = columns_of(layout, ids)
-            table = pq.ParquetFile(stream).read_row_group(rows.row_group, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{rows.path} row group {rows.row_group}: {error}") from error
-    table = table.slice(rows.start, rows.stop - rows.start)
+    further = [name for name in ids.on_disk if name not in FEATURES]
+    table = read_rows(rows, columns_of(layout, ids), layout, further)
     reader = _RowReader(rows, ids)
     read = reader.users if layout == "user" else reader.requests
     return read(table, history_length).with_targets()
@@ -198,13 +143,13 @@ class _RowReader:
         column, name = _field(source, "label")
         values, offsets = self._list(column, name, owner)
         self._same_length(target_offset, offsets, _field(source, "item")[1], name, owner)
-        label = self._numbers(values, name, owner, offsets).astype(np.float32)
+        label = self._numbers(values, name, owner, offsets)
         bad = ~((label >= 0) & (label <= 1))
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             row = owner[np.searchsorted(offsets, at, side="right") - 1]
             raise self._error(row, f"{name} is {label[at]}; it must be from 0 to 1")
-        return label
+        return label.astype(np.float32)
 
     def _list(
         self, column: pa.ChunkedArray | pa.Array, name: str, owner: np.ndarray
@@ -228,6 +173,12 @@ class _RowReader:
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
         values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        if values.dtype == np.uint64 and values.size and values.max() > _LARGEST:
+            at = int(np.flatnonzero(values > _LARGEST)[0])
+            entry = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
+            raise self._error(
+                owner[entry], f"{name} has {values[at]}; integers go to {_LARGEST}: make them int64"
+            )
         return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
     def _to_rows(

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from pipelines.parquet import RowRange
+from pipelines.row_groups import RowRange
 
 
 class Place(NamedTuple):

@@ -20,13 +20,13 @@ from pipelines import storage
 Layout = Literal["user", "request"]
 FORMAT = 1
 
-_ids = pa.list_(pa.int64())
+ID_LIST = pa.list_(pa.int64())
 USER_LAYOUT = pa.schema(
     [
         ("user_id", pa.int64()),
-        ("item", _ids),
-        ("category", _ids),
-        ("timestamp", _ids),
+        ("item", ID_LIST),
+        ("category", ID_LIST),
+        ("timestamp", ID_LIST),
         (
             "requests",
             pa.list_(
@@ -34,8 +34,8 @@ USER_LAYOUT = pa.schema(
                     [
                         ("history_end", pa.int32()),
                         ("timestamp", pa.int64()),
-                        ("item", _ids),
-                        ("category", _ids),
+                        ("item", ID_LIST),
+                        ("category", ID_LIST),
                         ("label", pa.list_(pa.float32())),
                     ]
                 )
@@ -46,12 +46,12 @@ USER_LAYOUT = pa.schema(
 REQUEST_LAYOUT = pa.schema(
     [
         ("user_id", pa.int64()),
-        ("history_item", _ids),
-        ("history_category", _ids),
-        ("history_timestamp", _ids),
+        ("history_item", ID_LIST),
+        ("history_category", ID_LIST),
+        ("history_timestamp", ID_LIST),
         ("timestamp", pa.int64()),
-        ("item", _ids),
-        ("category", _ids),
+        ("item", ID_LIST),
+        ("category", ID_LIST),
         ("label", pa.list_(pa.float32())),
     ]
 )
@@ -94,27 +94,12 @@ def layout_schema(
     """
     schema = LAYOUTS[layout]
     for name in features:
-        schema = schema.append(pa.field(history_column(layout, name), _ids))
+        schema = schema.append(pa.field(history_column(layout, name), ID_LIST))
     if layout == "request":
-        return pa.schema([*schema, *((name, _ids) for name in target_features)])
-    entries = [*schema.field("requests").type.value_type, *((n, _ids) for n in target_features)]
+        return pa.schema([*schema, *((name, ID_LIST) for name in target_features)])
+    entries = [*schema.field("requests").type.value_type, *((n, ID_LIST) for n in target_features)]
     requests = pa.field("requests", pa.list_(pa.struct(entries)))
     return schema.set(schema.get_field_index("requests"), requests)
-
-
-def features_of(found: pa.Schema, layout: Layout) -> list[str]:
-    """Further features of a file's behaviours: lists of integers beside the layout's columns."""
-    names = [
-        field.name if layout == "user" else field.name.removeprefix("history_")
-        for field in found
-        if layout == "user" or field.name.startswith("history_")
-    ]
-    return [
-        name
-        for name in names
-        if is_feature_name(name)
-        and _same_type(found.field(history_column(layout, name)).type, _ids)
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,64 +207,3 @@ def load_schema(path: str) -> DatasetSchema:
 
 def _split_info(raw: dict[str, Any]) -> SplitInfo:
     return SplitInfo(**{**raw, "files": [FileInfo(**file) for file in raw["files"]]})
-
-
-def check_columns(
-    found: pa.Schema, layout: Layout, path: str, features: Sequence[str] = ()
-) -> None:
-    """Compare a parquet file's columns with the layout's.
-
-    Args:
-        found: the file's.
-        layout: to compare with.
-        path: of the file.
-        features: further features that are read; targets need not have them.
-
-    Raises:
-        ValueError: a column is missing or has another type. Names of list elements and integer
-            widths of list values do not matter; extra columns are ignored.
-    """
-    base = LAYOUTS[layout].names
-    whole = layout_schema(layout, features, [f for f in features if _of_targets(found, layout, f)])
-    missing = [name for name in whole.names if name not in found.names]
-    if missing:
-        fitting = [other for other in LAYOUTS if set(LAYOUTS[other].names) <= set(found.names)]
-        needs = f"data.layout {layout}" if missing[0] in base else "the feature of that name"
-        raise ValueError(
-            f"{path} has no column {missing[0]}, which {needs} needs; "
-            f"it has {', '.join(found.names)}"
-            + "".join(f"; that is data.layout {other}" for other in fitting if other != layout)
-        )
-    for wanted in whole:
-        if not _same_type(found.field(wanted.name).type, wanted.type):
-            raise ValueError(
-                f"{path}: column {wanted.name} is {found.field(wanted.name).type}, "
-                f"data.layout {layout} needs {wanted.type}"
-            )
-
-
-def _of_targets(found: pa.Schema, layout: Layout, feature: str) -> bool:
-    """Whether a file has a feature for targets."""
-    if layout == "request":
-        return feature in found.names
-    entries = found.field("requests").type if "requests" in found.names else pa.null()
-    in_a_list = pa.types.is_list(entries) or pa.types.is_large_list(entries)
-    return (
-        in_a_list
-        and pa.types.is_struct(entries.value_type)
-        and entries.value_type.get_field_index(feature) >= 0
-    )
-
-
-def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_list(wanted):
-        listed = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return listed and _same_type(found.value_type, wanted.value_type)
-    if pa.types.is_struct(wanted):
-        return pa.types.is_struct(found) and all(
-            found.get_field_index(f.name) >= 0 and _same_type(found.field(f.name).type, f.type)
-            for f in wanted
-        )
-    if pa.types.is_integer(wanted):
-        return bool(pa.types.is_integer(found))
-    return bool(pa.types.is_floating(found) or pa.types.is_integer(found))

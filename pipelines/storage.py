@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from pathlib import PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any
 
 from iopath.common.file_io import PathManager
@@ -46,8 +46,25 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def place(path: str) -> PurePath:
+    """One name for a file, however it was given."""
+    return PurePosixPath(path) if "://" in path else Path(path).resolve()
+
+
+def is_meant(path: str, pattern: str) -> bool:
+    """Whether a file, which need not be there, is one of those that `find` looks for."""
+    folder, _, name = pattern.rpartition("/")
+    file = place(path)
+    if is_folder(pattern):
+        return file.parent == place(pattern)
+    return file.parent == place(folder or ".") and fnmatch.fnmatch(file.name, name)
+
+
 def find(pattern: str, suffix: str = ".parquet") -> list[str]:
     """The files a user means by a file, a folder, or a glob in the last part of a path.
+
+    Of a folder those that begin with `.` or `_` are left out: what other programs leave there, such
+    as `._part.parquet` or `_metadata.parquet`, is no data.
 
     Returns:
         Paths in name order, so that every rank sees the same list.
@@ -57,7 +74,8 @@ def find(pattern: str, suffix: str = ".parquet") -> list[str]:
     """
     folder, _, name = pattern.rpartition("/")
     if is_folder(pattern):
-        found = [join(pattern, f) for f in _manager.ls(pattern) if f.endswith(suffix)]
+        names = [name for name in _manager.ls(pattern) if name.endswith(suffix)]
+        found = [join(pattern, name) for name in names if not name.startswith((".", "_"))]
     elif any(mark in name for mark in "*?[") and not exists(pattern):
         names = _manager.ls(folder or ".") if is_folder(folder or ".") else []
         found = [join(folder, f) if folder else f for f in names if fnmatch.fnmatch(f, name)]

@@ -15,8 +15,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipelines.batch import Batch, Requests, collate
 from pipelines.ids import IdRules
-from pipelines.parquet import RowRange, read_requests, shuffled
+from pipelines.parquet import read_requests
 from pipelines.place import Place, Share, share_after, window_key
+from pipelines.row_groups import RowRange, shuffled
 from pipelines.schema import Layout
 
 EpochOrder = Literal["new", "same"]

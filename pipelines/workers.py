@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.forkserver
 import signal
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
 
@@ -17,6 +19,7 @@ def forkserver() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipelines.stream"])
+    resource_tracker.ensure_running()  # It unblocks what is blocked, so it must come first.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         multiprocessing.forkserver.ensure_running()
@@ -25,7 +28,30 @@ def forkserver() -> BaseContext:
     return context
 
 
-def without_traceback(error: ValueError | OSError) -> ValueError | OSError:
-    """What a worker raised; torch's loader wraps it into the text of the worker's traceback."""
+def quiet(_: int) -> None:
+    """What a reader does first: torch's advice to programmers is not for a run's user."""
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+
+
+def in_words(error: Exception, workers: int) -> Exception:
+    """What a worker raised; torch's loader wraps it into the text of the worker's traceback.
+
+    Args:
+        error: that asking the loader for a batch raised.
+        workers: of the loader.
+
+    Returns:
+        The error without that text; where it is none that a reader raises, one that says that a
+        worker is gone.
+    """
     _, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
-    return type(error)(message.strip()) if message and "Traceback" in str(error) else error
+    if message and "Traceback" in str(error):
+        return type(error)(message.strip())
+    if isinstance(error, ValueError) or not workers:
+        return error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ChildProcessError(
+        f"one of the processes that read ahead was killed or ended ({reason}); where memory is "
+        f"short, lower data.workers ({workers}), data.shuffle_requests or data.shuffle_behaviours, "
+        "then go on with --resume"
+    )

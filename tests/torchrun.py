@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,6 @@ def torchrun(
     restarts: int = 0,
     fault: dict[str, Any] | None = None,
     timeout_s: float = 150,
-    port: int = 29517,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of `dare` on several ranks of this machine.
 
@@ -26,23 +27,54 @@ def torchrun(
         restarts: how often torchrun starts them again.
         fault: of `tests.faulty`, which happens to one of them.
         timeout_s: seconds until all must have ended.
-        port: of the rendezvous.
     """
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    launcher += [f"--master-port={port}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
-    launcher += ["--shutdown-timeout=5"]
     module = "trainer" if fault is None else "tests.faulty"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    env["PYTHONPATH"] = str(Path(__file__).parents[1])
-    env |= {} if fault is None else {"FAULT": json.dumps(fault)}
+    launcher = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5")
     return subprocess.run(
-        [sys.executable, *launcher, "-m", module, *arguments],
-        env=env,
+        [*launcher, "-m", module, *arguments],
+        env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
     )
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill torchrun and its ranks, frozen ones too, for which it would wait 30 s."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    for child in children:
+        os.killpg(int(child), signal.SIGKILL)
+    process.wait()
+
+
+def begin_torchrun(
+    *arguments: str, log: Path, ranks: int = 2, fault: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
+    """Begin to run a command of `dare` on several ranks; what they tell goes to a file."""
+    module = "trainer" if fault is None else "tests.faulty"
+    with log.open("wb") as told:
+        return subprocess.Popen(
+            [*_launcher(ranks), "-m", module, *arguments],
+            env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
+            stdout=told,
+            stderr=told,
+        )
+
+
+def _launcher(ranks: int, *options: str) -> list[str]:
+    with socket.socket() as free:  # Tests run side by side.
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    return [*launcher, f"--master-port={port}", "--monitor-interval=0.1", *options]
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return {**os.environ, **quiet, "PYTHONPATH": root}
 
 
 def on_two_ranks(*arguments: str) -> tuple[dict[str, Any], str]:

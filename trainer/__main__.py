@@ -1,5 +1,6 @@
 """`python -m trainer` is `dare`: the form that torchrun starts."""
 
+import atexit
 import os
 import sys
 
@@ -10,6 +11,7 @@ if __name__ == "__main__":
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Everything is written and closed. While Python takes itself down, a group's threads ended
         # about one process in twenty with SIGABRT (torch 2.13, gloo), which fails the whole job.
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
+
 from jsonargparse import ArgumentParser, Namespace
 
 from modules.presets import preset_fields
 from trainer.config import TrainConfig
-from trainer.parsing import make_parser
+from trainer.config_file import check_config_file, header
+from trainer.parsing import in_one_line, make_parser
 
 
 def run_parser(prog: str, description: str, options: str = "") -> ArgumentParser:
@@ -25,6 +28,7 @@ def run_parser(prog: str, description: str, options: str = "") -> ArgumentParser
         help="YAML file of a run, such as launch/recipes/synthetic_dare.yaml; options after it win",
     )
     parser.add_class_arguments(TrainConfig)
+    parser.dump_header = [header()]
     return parser
 
 
@@ -42,16 +46,28 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
         The config, its YAML with every field resolved, and all that was parsed.
 
     Raises:
-        ValueError: a field has a value it does not take.
+        ValueError: a field has a value it does not take, or a config file is none.
+        argparse.ArgumentError: the same, where the parser sees it.
     """
-    preset = parser.parse_args(arguments).model.preset
+    notes = [check_config_file(arguments[at].removeprefix("--config=")) for at in _files(arguments)]
+    try:
+        return _parse_run(parser, arguments)
+    except ArgumentError as error:
+        note = next(filter(None, notes), "")
+        if not note:
+            raise
+        raise ValueError(in_one_line(error) + note) from error
+
+
+def _parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
+    preset = _parse(parser, arguments).model.preset
     fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
     parser.set_defaults(fields)
-    after = _after_config_files(arguments)
-    if parser.parse_args(arguments[:after]).model.preset != preset:
+    after = max(_files(arguments), default=-1) + 1
+    if _parse(parser, arguments[:after]).model.preset != preset:
         replaced = [f"--{name}={value}" for name, value in fields.items()]
         arguments = [*arguments[:after], *replaced, *arguments[after:]]
-    parsed = parser.parse_args(arguments)
+    parsed = _parse(parser, arguments)
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})
@@ -59,11 +75,25 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
     return config, parser.dump(only_config, skip_none=True, skip_check=True), parsed
 
 
-def _after_config_files(arguments: list[str]) -> int:
-    """Place of the first argument after the last config file."""
-    ends = [
-        place + (2 if argument == "--config" else 1)
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """What the parser makes of arguments; it would let null through for anything."""
+    parsed = parser.parse_args(arguments)
+    nulls = [
+        f"{name} is null; give a value, or leave it out"
+        for field in TrainConfig.__dataclass_fields__
+        for name, value in Namespace({field: parsed[field]}).items()  # type: ignore[no-untyped-call]
+        if value is None
+    ]
+    if nulls:
+        raise ValueError("\n".join(nulls))
+    return parsed
+
+
+def _files(arguments: list[str]) -> list[int]:
+    """Places of the arguments that name a config file."""
+    places = [
+        place + (argument == "--config")
         for place, argument in enumerate(arguments)
         if argument.partition("=")[0] == "--config"
     ]
-    return ends[-1] if ends else 0
+    return [place for place in places if place < len(arguments)]

@@ -18,6 +18,9 @@ from trainer.reliability.watchdog import WatchdogConfig
 from trainer.sharding import ShardingConfig
 from trainer.telemetry.telemetry import TelemetryConfig
 
+_LONGEST_NAME = 200
+"""Bytes of a run's name; file systems take 255, and names of a run's files begin with it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
@@ -94,6 +97,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ValueError(f"name is {self.name!r}; it names a folder: no slash, no leading dot")
+        if not self.name.isprintable() or len(self.name.encode()) > _LONGEST_NAME:
+            raise ValueError(
+                f"name is {self.name[:50]!r}; it names a folder: printable characters, at most "
+                f"{_LONGEST_NAME} bytes"
+            )
+        if "\0" in self.out_dir:
+            raise ValueError(f"out_dir is {self.out_dir!r}; no folder has a NUL in its name")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from trainer.reliability.fresh_store import fresh_store
 from trainer.reliability.progress import Progress
 from trainer.reliability.stopping import StopRequest
 
@@ -115,10 +116,8 @@ def _join(backend: str, rank: int, world: int) -> None:
             f"{RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; start all hosts with the address of the "
             "first one, and let its port through"
         ) from error
-    # Without --rdzv-backend torchrun keeps its store when it starts ranks again (torch 2.13), and
-    # they would connect to the addresses of those before.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = fresh_store(store, rank, world, RENDEZVOUS_TIMEOUT)
     store.set_timeout(FIRST_STEP_TIMEOUT)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=FIRST_STEP_TIMEOUT

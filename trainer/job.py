@@ -99,6 +99,12 @@ def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds a run, unless it is said what to do with it."""
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
+    for link in (folder, folder / "checkpoints"):
+        if overwrite and link.is_symlink():
+            raise ValueError(
+                f"{link} is a link; --overwrite deletes what is in a folder of its own: remove the "
+                "link, or choose another --name"
+            )
     if (folder / "config.yaml").exists() and not resume and not overwrite:
         raise ValueError(
             f"{folder} holds a run; --resume goes on with it, --overwrite deletes it, "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of one JSON value: all of it, or what was there before stays."""
-    aside = path.with_name(f"{path.name}.part")
+    # Ranks that fail together leave their notes at once.
+    aside = path.with_name(f"{path.name}.part{os.environ.get('RANK', '')}")
     aside.write_text(json.dumps(content, indent=1) + "\n")
     aside.replace(path)
 

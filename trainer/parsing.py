@@ -8,10 +8,19 @@ from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
+
+from trainer.yaml_file import YamlError, load
 
 # The strings under the fields of our configs are their help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# For what is given on the command line, and for files of a section alone, as of config files.
+set_loader("yaml", load, (YamlError, yaml.YAMLError))
+
+
+_LONGEST = 800
+"""Characters of a complaint, which may hold a whole list of values."""
 
 
 def make_parser(prog: str, description: str, usage: str | None = None) -> ArgumentParser:
@@ -40,12 +49,17 @@ def in_one_line(error: ArgumentError) -> str:
         (r'^Parser key "(\S+)": Expected an? (.+)\. Got value: (.*)$', r"\1 is \3; it must be \2"),
         (r'^Parser key "([^"]+)": ', r"\1: "),
         (r"^Unexpected config:.*$", "config: the file does not map fields to values"),
+        (
+            r"^(\S+): Unable to load config '(.*?)'.*$",
+            r"\1 is \2; it is a section: give --\1.FIELD VALUE",
+        ),
         (r"typing\.Literal\[(.*)\]", r"one of \1"),
         (r"<class '(\w+)'>", r"\1"),
         (r"\btyping\.", ""),
     ):
         text = re.sub(pattern, words, text)
-    return text
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def choose(

@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.batch import Requests
+from pipelines.columns import features_of
 from pipelines.ids import IdRules
-from pipelines.parquet import RowRange, list_row_groups, read_requests
+from pipelines.parquet import read_requests
 from pipelines.prepare.writer import SPLITS, SplitStatistics, file_info
+from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.schema import (
     FEATURES,
     INTERVAL,
@@ -20,7 +23,6 @@ from pipelines.schema import (
     Layout,
     SplitInfo,
     TableInfo,
-    features_of,
     is_feature_name,
 )
 
@@ -78,6 +80,27 @@ class _Ids:
         return TableInfo(rows=rows, distinct=len(ids))
 
 
+class _Order:
+    """Whether histories are oldest first by their timestamps."""
+
+    def __init__(self) -> None:
+        self.rising = self.falling = self.unsorted = 0
+
+    def add(self, found: Requests) -> None:
+        """Count requests by the times of their histories."""
+        assert found.clock is not None
+        steps = np.sign(np.diff(found.clock.behaviour, prepend=0))
+        held = np.flatnonzero(found.end - found.start > 1)
+        # Steps between the behaviours of a history; the one into its first is another's.
+        rises, falls = (
+            total[found.end[held] - 1] - total[found.start[held]]
+            for total in (np.cumsum(steps > 0), np.cumsum(steps < 0))
+        )
+        self.rising += int((rises > 0).sum())
+        self.falling += int(((falls > 0) & (rises == 0)).sum())
+        self.unsorted += int((falls > 0).sum())
+
+
 def describe_parquet(
     *, out: str, layout: Layout = "user", features: tuple[str, ...] | None = None
 ) -> DatasetSchema:
@@ -95,13 +118,14 @@ def describe_parquet(
 
     Returns:
         What `schema.json` says: rows of the tables from the largest ids, counts, lengths of the
-        histories, checksums. Requests without targets are not counted. Ids that cannot be rows, as
-        they are negative, 2^31 or more, or far apart, are told under `counts`; then both tables
-        have two rows an id to be hashed into.
+        histories, checksums. Requests without targets are not counted. How many have a history
+        that is not in order of its timestamps is told as `unsorted` under `counts`. Ids that cannot
+        be rows, as they are negative, 2^31 or more, or far apart, are told under `counts`; then
+        both tables have two rows an id to be hashed into.
 
     Raises:
         ValueError: a split is missing or its rows are not what the layout says, with file and row;
-            or the folder has a `schema.json`.
+            all histories are newest first; or the folder has a `schema.json`.
     """
     for name in features or ():
         if not is_feature_name(name):
@@ -115,9 +139,15 @@ def describe_parquet(
     if features is None:
         features = _common_features(out, names, layout)
     ids = {name: _Ids(name) for name in (*FEATURES, *features)}
-    splits = {split: _describe_split(out, split, layout, ids) for split in names}
+    order = _Order()
+    splits = {split: _describe_split(out, split, layout, ids, order) for split in names}
     if not splits["train"].targets:
         raise ValueError(f"--out is {out}: train/ has no targets; nothing can be learned from it")
+    if order.falling and not order.rising:
+        raise ValueError(
+            f"--out is {out}: histories are newest first, the timestamps of all {order.falling:,} "
+            "fall; a history is oldest first: turn the lists around"
+        )
     unfit = {name: why for name, seen in ids.items() if (why := seen.unfit())}
     schema = DatasetSchema(
         source="parquet",
@@ -127,7 +157,8 @@ def describe_parquet(
         # data.ids is for all tables.
         tables={name: seen.table(hashed=bool(unfit)) for name, seen in ids.items()},
         splits=splits,
-        counts={"hash": unfit} if unfit else {},
+        counts=({"hash": unfit} if unfit else {})
+        | ({"unsorted": order.unsorted} if order.unsorted else {}),
     )
     schema.save(target)
     return schema
@@ -145,7 +176,9 @@ def _common_features(out: str, splits: list[str], layout: Layout) -> tuple[str, 
     return tuple(name for name in found[0] if all(name in names for names in found))
 
 
-def _describe_split(out: str, split: str, layout: Layout, ids: dict[str, _Ids]) -> SplitInfo:
+def _describe_split(
+    out: str, split: str, layout: Layout, ids: dict[str, _Ids], order: _Order
+) -> SplitInfo:
     """Read a split one row group at a time."""
     folder = storage.join(out, split)
     # A file without rows has no row group.
@@ -153,14 +186,14 @@ def _describe_split(out: str, split: str, layout: Layout, ids: dict[str, _Ids]) 
     further = [name for name in ids if name not in FEATURES]
     for group in list_row_groups(folder, layout, further):
         rows[group.path] += group.stop
-        _add(statistics, group, layout, ids)
+        order.add(_add(statistics, group, layout, ids))
         _log.info("%s: %s rows of %s", split, f"{rows[group.path]:,}", group.path)
     return statistics.info([_file(out, path, count) for path, count in rows.items()])
 
 
 def _add(
     statistics: SplitStatistics, group: RowRange, layout: Layout, ids: dict[str, _Ids]
-) -> None:
+) -> Requests:
     # With intervals the timestamps are read and checked too.
     rules = IdRules({**dict.fromkeys(ids, 0), INTERVAL: 2}, "as_is")
     found = read_requests(group, layout=layout, history_length=_WHOLE_LIFE, ids=rules)
@@ -168,6 +201,7 @@ def _add(
     for name, seen in ids.items():
         seen.add(found.history[name])
         seen.add(found.target[name])
+    return found
 
 
 def _file(out: str, path: str, rows: int) -> FileInfo:

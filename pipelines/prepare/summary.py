@@ -18,6 +18,11 @@ def format_summary(schema: DatasetSchema, out: str) -> str:
     """
     blocks = [_rows(schema, out)] if "read" in schema.counts else []
     blocks += [_splits(schema), _tables(schema)]
+    if schema.counts.get("unsorted"):
+        blocks.append(
+            f"{schema.counts['unsorted']:,} requests have a history that is not in order of its "
+            "timestamps; a history is read in the order of its list, oldest first"
+        )
     if schema.oracle:
         known = (f"{name} {schema.oracle[name]:.5f}" for name in schema.splits)
         blocks.append("best possible AUC  " + "  ".join(known))

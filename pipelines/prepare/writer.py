@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.columns import features_of
 from pipelines.ragged import flat, list_column, ranges
 from pipelines.schema import (
     FEATURES,
@@ -20,7 +21,6 @@ from pipelines.schema import (
     Layout,
     SplitInfo,
     TableInfo,
-    features_of,
     layout_schema,
 )
 

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from pipelines.lockstep import BatchStream
-from pipelines.parquet import RowRange, list_row_groups
+from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.stream import RequestDataset
 from tests.ranks import run_on_ranks
 from tests.split_files import (

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.torchrun import torchrun
+from tests.torchrun import begin_torchrun, kill_all
 from trainer.reliability.watchdog import Heard, diagnose
 
 QUICK = ("--watchdog.hang_s=3", "--watchdog.slow_s=60", "--data.batch_size=64")
@@ -81,9 +82,15 @@ def test_a_read_that_never_ends_ends_the_run_with_its_name(data, tmp_path):
 )
 def test_of_two_ranks_the_one_that_hangs_is_named(data, tmp_path, what, told):
     fault = {"rank": 1, "where": "read", "after": 12, "what": what, "once": f"{tmp_path}/once"}
-    done = torchrun("train", *data, f"--out_dir={tmp_path}", *QUICK, fault=fault)
-    assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if "dare train: error: no pro" in line]
+    log, sign = tmp_path / "log", "dare train: error: no progress"
+    process = begin_torchrun("train", *data, f"--out_dir={tmp_path}", *QUICK, log=log, fault=fault)
+    deadline = time.monotonic() + 120
+    while sign not in log.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    kill_all(process)
+    (line,) = [line for line in log.read_text().splitlines() if sign in line]
     assert "rank 1 on " in line
     assert "rank 0 on " not in line
     assert told in line

@@ -159,9 +159,9 @@ def test_a_run_that_fails_is_told_and_does_not_end_the_sweep(small, tmp_path):
     assert f"| DARE | - | {auc:.5f} |" in table
     (told,) = json.loads((tmp_path / "sweep.json").read_text())["failed"]
     assert told["run"] == failed.name
-    assert told["error"].startswith("the loss is nan")
-    assert "the loss is nan" in Path(told["log"]).read_text()
-    assert f"* `{failed.name}`: the loss is nan" in table
+    assert told["error"].startswith("the loss of rank 0 is nan")
+    assert "the loss of rank 0 is nan" in Path(told["log"]).read_text()
+    assert f"* `{failed.name}`: the loss of rank 0 is nan" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -45,6 +45,20 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
+def check_file_name(name: str, path: str) -> None:
+    """Refuse what would lead out of a checkpoint's folder.
+
+    Args:
+        name: of a file of a checkpoint.
+        path: of the file that names it, for the message.
+
+    Raises:
+        DamagedCheckpointError: it is no plain name.
+    """
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise DamagedCheckpointError(f"{path} names {name!r}, which is no file of a checkpoint")
+
+
 def parse_manifest(text: str, path: str) -> Manifest:
     """Read a manifest.
 
@@ -61,6 +75,8 @@ def parse_manifest(text: str, path: str) -> Manifest:
         found = raw["format"]
         if found == FORMAT:
             files = {name: FileDigest(**digest) for name, digest in raw["files"].items()}
+            for name in files:
+                check_file_name(name, path)
             return Manifest(**{**raw, "files": files})
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise DamagedCheckpointError(f"{path} is damaged: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -11,8 +12,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from trainer.checkpoints.manifest import MANIFEST_FILE, FileDigest
 
-_PREFIX = "step-"
 _ASIDE = ".incomplete"
+_NAME = re.compile(rf"step-[0-9]{{8,}}({re.escape(_ASIDE)})?")
+"""What is called otherwise is no checkpoint, and is never removed."""
 _DAMAGED = "damaged-"
 _PROBE = ".writable"
 _CHUNK_BYTES = 1 << 22
@@ -45,7 +47,7 @@ class Store:
 
     def path_of(self, step: int) -> str:
         """Path or URL of the checkpoint of a step."""
-        return self.path(f"{_PREFIX}{step:08d}")
+        return self.path(f"step-{step:08d}")
 
     def aside(self, name: str) -> str:
         """Where a checkpoint is written before it is complete."""
@@ -61,7 +63,7 @@ class Store:
             return []
         paths = self._fs.ls(self._root, detail=False)
         names = (path.rstrip("/").rpartition("/")[2] for path in paths)
-        return sorted(name for name in names if name.startswith(_PREFIX))
+        return sorted(name for name in names if _NAME.fullmatch(name))
 
     def _is_complete(self, name: str) -> bool:
         there = self._fs.exists(self._at(name, MANIFEST_FILE))
@@ -85,6 +87,9 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a checkpoint, its manifest first; one that is not there is no error."""
+        if self.is_local and Path(self._at(name)).is_symlink():
+            Path(self._at(name)).unlink()  # What it leads to is not this run's to delete.
+            return
         manifest = self._at(name, MANIFEST_FILE)
         if self._fs.exists(manifest):
             self._fs.rm_file(manifest)

@@ -14,7 +14,7 @@ import torch
 from torch.distributed.checkpoint._fsspec_filesystem import FileSystem, FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
 
-from trainer.checkpoints.manifest import FileDigest
+from trainer.checkpoints.manifest import FileDigest, check_file_name
 
 
 class _DigestingStream:
@@ -102,7 +102,8 @@ class TensorReader(FsspecReader):
         """DCP's metadata.
 
         Raises:
-            ValueError: it names a class that is no part of it, is damaged, or has bytes entries.
+            ValueError: it names a class that is no part of it, is damaged, has bytes entries, or
+                names files that are not in the folder.
         """
         path = os.fspath(self._get_metadata_path())
         with self.fs.create_stream(path, "rb") as stream:
@@ -110,6 +111,8 @@ class TensorReader(FsspecReader):
         for name, entry in metadata.state_dict_metadata.items():
             if isinstance(entry, BytesStorageMetadata):
                 raise ValueError(f"{path}: entry {name} holds bytes; a checkpoint holds tensors")
+        for stored in (metadata.storage_data or {}).values():
+            check_file_name(str(getattr(stored, "relative_path", "")), path)
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         return metadata
 

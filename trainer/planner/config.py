@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from pipelines import storage
+from trainer.planner.mistakes import Mistakes, shown
+from trainer.yaml_file import YamlError, load, read_text
 
 Kind = Literal["unpooled", "pooled"]
 """`unpooled`: a table of an `EmbeddingCollection`; `pooled`: of an `EmbeddingBagCollection`."""
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "fp16"]
 Proposer = Literal["grid", "greedy", "uniform", "dynamic_programming"]
+_MOST_HOSTS = 4096
+"""More would take TorchRec's planner hours."""
 GB = 10**9
 """Bytes; memories and bandwidths of a config are in GB."""
 
@@ -124,7 +126,7 @@ def load_plan_config(path: str, kinds: Mapping[str, Kind], device: Device) -> Pl
     Raises:
         ValueError: every mistake of the file, one a line.
     """
-    mistakes = _Mistakes(f"sharding.plan: {path}: ")
+    mistakes = Mistakes(f"sharding.plan: {path}: ")
     raw = _read(path) if path else {}
     sections = mistakes.mapping(
         raw, "the file", ("topology", "reservation", "tables", "proposer", "replication")
@@ -148,75 +150,21 @@ def load_plan_config(path: str, kinds: Mapping[str, Kind], device: Device) -> Pl
 def _read(path: str) -> Any:
     if not storage.exists(path):
         raise ValueError(f"sharding.plan is {path}, which is not there")
-    with storage.open_file(path) as stream:
-        try:
-            return yaml.safe_load(stream)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"sharding.plan: {path} is not YAML: {reason}") from error
+    try:
+        return load(read_text(path))
+    except YamlError as error:
+        raise ValueError(f"sharding.plan: {error.of(path)}") from error
+    except ValueError as error:
+        raise ValueError(f"sharding.plan: {error}") from error
 
 
-class _Mistakes:
-    """Reads values and collects what is wrong with them, one line each."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.lines = prefix, list[str]()
-
-    def add(self, text: str) -> None:
-        self.lines.append(self.prefix + text)
-
-    def mapping(self, raw: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
-        """The known keys of a section; empty where it is none."""
-        if not isinstance(raw, dict):
-            self.add(f"{where} is {raw!r}; it maps {', '.join(known)}")
-            return {}
-        for key in raw:
-            if key not in known:
-                self.add(f"{where} has {key}; it takes {', '.join(known)}")
-        return {key: value for key, value in raw.items() if key in known}
-
-    def number(
-        self, raw: dict[str, Any], name: str, default: float, least: float, most: float = 1e15
-    ) -> Any:
-        """A number of a section, whole where its default is; `name` is its whole path."""
-        value = raw.get(name.rpartition(".")[2], default)
-        kinds = (int,) if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            what = "a whole number" if isinstance(default, int) else "a number"
-            self.add(f"{name} is {value!r}; it must be {what}")
-            return default
-        if not least <= value <= most:
-            limit = f"at least {least}" if most == 1e15 else f"from {least} to {most}"
-            self.add(f"{name} is {value}; {limit}")
-            return default
-        return value
-
-    def choice(self, raw: dict[str, Any], name: str, default: str, allowed: tuple[str, ...]) -> Any:
-        """One of some words."""
-        value = raw.get(name.rpartition(".")[2], default)
-        if value not in allowed:
-            self.add(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-            return default
-        return value
-
-    def choices(self, raw: Any, name: str, allowed: tuple[str, ...], on: str) -> tuple[str, ...]:
-        """Some of some words, those that are allowed."""
-        if not isinstance(raw, list):
-            self.add(f"{name} is {raw!r}; it must be a list of {', '.join(allowed)}")
-            return ()
-        for value in raw:
-            if value not in allowed:
-                self.add(f"{name} has {value}; {on}: {', '.join(allowed)}")
-        return tuple(value for value in raw if value in allowed)
-
-
-def _topology(raw: Any, mistakes: _Mistakes) -> TopologySpec:
+def _topology(raw: Any, mistakes: Mistakes) -> TopologySpec:
     names = tuple(TopologySpec.__dataclass_fields__)
     section = mistakes.mapping(raw, "topology", names)
     values = {
         name: mistakes.number(section, f"topology.{name}", getattr(TopologySpec, name), *limits)
         for name, limits in (
-            ("hosts", (1,)),
+            ("hosts", (1, _MOST_HOSTS)),
             ("gpus_a_host", (1, 64)),
             ("hbm_gb", (0,)),
             ("host_memory_gb", (0,)),
@@ -228,7 +176,7 @@ def _topology(raw: Any, mistakes: _Mistakes) -> TopologySpec:
     return TopologySpec(device=device, **values)
 
 
-def _reservation(raw: Any, mistakes: _Mistakes) -> ReservationSpec:
+def _reservation(raw: Any, mistakes: Mistakes) -> ReservationSpec:
     section = mistakes.mapping(raw, "reservation", ("hbm_share", "host_share"))
     return ReservationSpec(
         hbm_share=mistakes.number(section, "reservation.hbm_share", 0.15, 0, 0.99),
@@ -236,7 +184,7 @@ def _reservation(raw: Any, mistakes: _Mistakes) -> ReservationSpec:
     )
 
 
-def _replication(raw: Any, topology: TopologySpec | None, mistakes: _Mistakes) -> ReplicationSpec:
+def _replication(raw: Any, topology: TopologySpec | None, mistakes: Mistakes) -> ReplicationSpec:
     section = mistakes.mapping(raw, "replication", ("groups", "sync_every"))
     groups = mistakes.number(section, "replication.groups", 1, 1)
     if groups > 1 and topology is None:
@@ -258,7 +206,7 @@ def _replication(raw: Any, topology: TopologySpec | None, mistakes: _Mistakes) -
 
 
 def _tables(
-    raw: Any, kinds: Mapping[str, Kind], device: Device, mistakes: _Mistakes
+    raw: Any, kinds: Mapping[str, Kind], device: Device, mistakes: Mistakes
 ) -> dict[str, TableSpec]:
     section = mistakes.mapping(raw, "tables", (*kinds, "*"))
     found = {}
@@ -268,7 +216,7 @@ def _tables(
     return found
 
 
-def _table(raw: Any, where: str, kind: Kind, device: Device, mistakes: _Mistakes) -> TableSpec:
+def _table(raw: Any, where: str, kind: Kind, device: Device, mistakes: Mistakes) -> TableSpec:
     can = CAPABILITIES[device, kind]
     section = mistakes.mapping(raw, where, tuple(TableSpec.__dataclass_fields__))
     on = f"an {kind} table takes on {device}" if kind == "unpooled" else f"a {kind} one on {device}"
@@ -280,7 +228,7 @@ def _table(raw: Any, where: str, kind: Kind, device: Device, mistakes: _Mistakes
     precision = section.get("precision", "fp32")
     if precision not in can.precisions:
         mistakes.add(
-            f"{where}.precision is {precision!r}; {on}: {', '.join(can.precisions)}"
+            f"{where}.precision is {shown(precision)}; {on}: {', '.join(can.precisions)}"
             + ("; FBGEMM has no kernel that trains bf16 tables" if precision == "bf16" else "")
         )
     load = mistakes.number(section, f"{where}.cache_load_factor", 0.0, 0, 1)

@@ -166,11 +166,28 @@ def _mistakes(name: str, parts: list[Row], table: Table, topology: TopologySpec)
         )
     elif any(_overlap(*pair) for pair in itertools.combinations(numbers, 2)):
         found.append(f"{name} has shards that overlap; each of its numbers is on one of them")
+    if parts[0]["sharding"] in ("table_row_wise", "grid_shard"):
+        found += _split_hosts(name, str(parts[0]["sharding"]), numbers, topology.gpus_a_host)
     if parts[0]["sharding"] == "row_wise" and [part["rank"] for part in numbers] != [
         *range(topology.ranks)
     ]:
         found.append(f"{name} is row_wise; that is one shard on each of {topology.ranks} ranks")
     return found
+
+
+def _split_hosts(
+    name: str, sharding: str, numbers: list[dict[str, int]], gpus_a_host: int
+) -> list[str]:
+    """TorchRec takes each column shard's rows to lie on all ranks of one host."""
+    columns: dict[int, list[int]] = {}
+    for part in numbers:
+        columns.setdefault(part["first column"], []).append(part["rank"])
+    return [
+        f"{name} is {sharding} and has a column shard on ranks {', '.join(map(str, ranks))}; "
+        f"that is one shard on each of the {gpus_a_host} ranks of one host"
+        for ranks in columns.values()
+        if sorted(ranks) != [*range(ranks[0], ranks[0] + gpus_a_host)] or ranks[0] % gpus_a_host
+    ]
 
 
 def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:

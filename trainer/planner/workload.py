@@ -23,7 +23,7 @@ from torchrec.distributed.planner.shard_estimators import (
     _calculate_shard_io_sizes,
 )
 from torchrec.distributed.planner.types import Shard, ShardingOption, Storage, Topology
-from torchrec.distributed.types import CacheParams, PipelineType
+from torchrec.distributed.types import CacheParams, ModuleSharder, PipelineType
 
 from trainer.distributed import RunContext
 from trainer.planner.config import CAPABILITIES, GB, Kind, PlanConfig, TableSpec, TopologySpec
@@ -235,6 +235,26 @@ class StatefulEnumerator(EmbeddingEnumerator):
                     run_embedding_at_peak_memory=True,
                 ),
             ],
+        )
+
+    def enumerate(
+        self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]
+    ) -> list[ShardingOption]:
+        """All options, in an order of their own.
+
+        TorchRec's order is that of sets of words, which differs from process to process, and of
+        options that cost the same the planner takes the first: a run would be resumed with another
+        plan, and other sums.
+        """
+        options = super().enumerate(module, sharders)
+        tables = list(dict.fromkeys(option.fqn for option in options))
+        return sorted(
+            options,
+            key=lambda option: (
+                tables.index(option.fqn),
+                option.sharding_type,
+                option.compute_kernel,
+            ),
         )
 
     def populate_estimates(self, sharding_options: list[ShardingOption]) -> None:

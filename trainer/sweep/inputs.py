@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath
 
 from pipelines import storage
 from pipelines.loader import DataConfig
@@ -31,9 +31,9 @@ def files_of(data: DataConfig, schema: DatasetSchema) -> dict[str, dict[str, str
     """
     folder, slash, _ = data.schema.rpartition("/")
     # Of `/schema.json` the folder is `/`, of `schema.json` the present one.
-    home = _place(folder or slash or ".")
+    home = storage.place(folder or slash or ".")
     digests = {
-        _place(storage.join(folder or slash or ".", file.path)): file.sha256
+        storage.place(storage.join(folder or slash or ".", file.path)): file.sha256
         for split in schema.splits.values()
         for file in split.files
     }
@@ -46,7 +46,7 @@ def files_of(data: DataConfig, schema: DatasetSchema) -> dict[str, dict[str, str
         except ValueError as error:
             problems.append(f"{name}: {error}")
             continue
-        places = {_place(path): path for path in paths}
+        places = {storage.place(path): path for path in paths}
         found[name] = {
             _called(place, home): digests.get(place) or _size(path)
             for place, path in places.items()
@@ -54,11 +54,6 @@ def files_of(data: DataConfig, schema: DatasetSchema) -> dict[str, dict[str, str
     if problems:
         raise ValueError("\n".join(problems))
     return found
-
-
-def _place(path: str) -> PurePath:
-    """One name for a file, however it was given."""
-    return PurePosixPath(path) if "://" in path else Path(path).resolve()
 
 
 def _called(place: PurePath, home: PurePath) -> str:

@@ -10,8 +10,8 @@ from pipelines.batch import Batch
 from pipelines.ids import hash_ids
 from pipelines.loader import DataConfig, Split, count_collisions, make_dataset
 from pipelines.lockstep import BatchStream
-from pipelines.parquet import list_row_groups
 from pipelines.prepare.writer import DatasetWriter, user_table
+from pipelines.row_groups import list_row_groups
 from pipelines.schema import DatasetSchema, Layout
 from pipelines.stream import RequestDataset
 from tests.split_files import (

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.ids import IdRules, hash_ids
-from pipelines.parquet import RowRange, list_row_groups, read_requests
+from pipelines.parquet import read_requests
+from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.schema import LAYOUTS, Layout
 from pipelines.stream import RequestDataset
 from tests.split_files import Request, User, rows_of, stream_config, write_users

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.parquet import RowRange, list_row_groups
 from pipelines.place import Leftover, Place, share_after
+from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.stream import Read, RequestDataset, Start, StreamConfig
 from tests.split_files import (
     draw_users,

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.columns import check_columns, features_of
 from pipelines.schema import (
     LAYOUTS,
     DatasetSchema,
@@ -13,8 +14,6 @@ from pipelines.schema import (
     Layout,
     SplitInfo,
     TableInfo,
-    check_columns,
-    features_of,
     is_feature_name,
     layout_schema,
     load_schema,

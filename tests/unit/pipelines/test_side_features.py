@@ -12,7 +12,8 @@ from pipelines.batch import Batch, Requests, collate, padding_batch
 from pipelines.ids import IdMode, IdRules, hash_ids
 from pipelines.loader import count_collisions
 from pipelines.lockstep import BatchStream
-from pipelines.parquet import list_row_groups, read_requests
+from pipelines.parquet import read_requests
+from pipelines.row_groups import list_row_groups
 from pipelines.schema import Layout, layout_schema
 from pipelines.stream import RequestDataset, StreamConfig
 from tests import small

@@ -7,7 +7,7 @@ from iopath.common.file_io import PathHandler
 
 from pipelines import storage
 from pipelines.lockstep import BatchStream
-from pipelines.parquet import list_row_groups
+from pipelines.row_groups import list_row_groups
 from pipelines.stream import RequestDataset
 from tests.split_files import (
     draw_users,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipelines import stream
 from pipelines.batch import Batch
-from pipelines.parquet import list_row_groups
 from pipelines.place import Place
+from pipelines.row_groups import list_row_groups
 from pipelines.schema import Layout
 from pipelines.stream import RequestDataset, Start, StreamConfig
 from tests.split_files import (

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from pipelines.columns import check_columns
 from pipelines.planted import auc, load_planted
-from pipelines.schema import DatasetSchema, check_columns
+from pipelines.schema import DatasetSchema
 from pipelines.synthetic import prepare_synthetic
 
 SPLITS = ("train", "val", "test")

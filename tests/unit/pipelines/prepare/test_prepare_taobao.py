@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.columns import check_columns
 from pipelines.prepare import build, raw_file
 from pipelines.prepare.event_store import Resources
 from pipelines.prepare.protocol import Protocol
 from pipelines.prepare.taobao import prepare_taobao
-from pipelines.schema import check_columns, load_schema
+from pipelines.schema import load_schema
 
 SAMPLE = (
     Path(__file__).parents[4] / "../shared/data/taobao-sample/UserBehavior_ubr4ctr_head5000.csv"

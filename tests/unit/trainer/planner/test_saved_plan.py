@@ -156,3 +156,19 @@ def test_a_precision_that_is_none_is_told_by_shard(planned, tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"saved_plan: .*plan\.json is not JSON"):
         read_rows(str(path))
+
+
+@pytest.mark.parametrize("sharding", ["table_row_wise", "grid_shard"])
+def test_a_plan_of_one_host_is_refused_on_two(sharding):
+    """TorchRec would send the rows of a column shard to all ranks of one host."""
+    spec = {"representation_item": TableSpec(sharding_types=(sharding,), min_partition=8)}
+    here, two = (
+        TopologySpec(gpus_a_host=2, device="cpu"),
+        TopologySpec(gpus_a_host=1, hosts=2, device="cpu"),
+    )
+    workload = make_workload(small_config(), small_schema(), PlanConfig(tables=spec), here)
+    rows, tables = place(workload, find_plan(workload)).rows, model_tables(workload.model)
+    assert restore_plan(rows, tables, here, "plan.json")
+    told = f"representation_item is {sharding} and has a column shard on ranks 0, 1; that is one"
+    with pytest.raises(ValueError, match=told):
+        restore_plan(rows, tables, two, "plan.json")

@@ -1,6 +1,7 @@
 """Who may make runs in a folder, and what of a file is left when its writer is ended."""
 
 import contextlib
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -110,3 +111,24 @@ def test_looking_never_makes_a_starting_process_find_the_folder_held(tmp_path):
         path.write_text(words)
         with mock.patch("fcntl.flock", side_effect=AssertionError("it was locked")):
             assert holder(tmp_path) is None
+
+
+def _write_often(path, rank, content):
+    os.environ["RANK"] = str(rank)
+    for _ in range(300):
+        write_json(path, content)
+
+
+def test_ranks_that_write_a_file_at_once_leave_one_of_theirs_whole(tmp_path):
+    path, contents = tmp_path / "ended.json", [{"reason": "a" * 9000}, {"reason": "b"}]
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=_write_often, args=(path, rank, content))
+        for rank, content in enumerate(contents)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert read_object(path) in contents
