@@ -74,9 +74,10 @@ class Interaction(nn.Module):
         self._read = make_reader(embeddings)
         self.attention_scorer = self._make_attention_scorer(embeddings)
         everything = config.search.by == "none"
-        self.search = SearchUnit(
-            history_length if everything else config.search.top_k, self._make_search_scorer()
-        )
+        scorer = self._make_search_scorer()
+        # Kept, not asked again: torch.export gives one module's two names two objects.
+        self._one_scorer = scorer is self.attention_scorer
+        self.search = SearchUnit(history_length if everything else config.search.top_k, scorer)
         width = sum(config.widths("representation_target"))
         self.output = _make_output(config, width)
         self.head = Head(config.head, config.head.hidden, width)
@@ -132,15 +133,23 @@ class Interaction(nn.Module):
         ):
             with record_function("lookup"):
                 seen = self._see(lookups, features, grid)
-            with record_function("search"):
-                scores, kept = self._search(seen)
-            with record_function("pool"):
-                target_TD, history_RCD = self._pool(seen, scores, kept)
-            with record_function("dense"):
-                return self._predict(grid, target_TD, history_RCD, counts_T, kept)
+            scores, kept = self.find(seen)
+            return self.predict(seen, scores, kept, counts_T)
 
-    def _search(self, seen: Seen) -> tuple[_Scores, Kept]:
-        """Score everything, keep the best, weigh what is kept; the same is kept for all heads."""
+    def find(self, seen: Seen) -> tuple[Scores, Kept]:
+        """Score everything, keep the best, weigh it: reads what attention sees only."""
+        with record_function("search"):
+            return self._search(seen)
+
+    def predict(self, seen: Seen, scores: Scores, kept: Kept, counts_T: Tensor) -> RankerOutput:
+        """Pool and predict: reads what the head sees only, and what `find` gave."""
+        with record_function("pool"):
+            target_TD, history_RCD = self._pool(seen, scores, kept)
+        with record_function("dense"):
+            return self._predict(seen.grid, target_TD, history_RCD, counts_T, kept)
+
+    def _search(self, seen: Seen) -> tuple[Scores, Kept]:
+        """The same is kept for all heads."""
         behaviour_RL = seen.grid.behaviour_RL()
         score_RQL = self.attention_scorer(seen).float()
         if self.config.search.cluster_size:
@@ -148,22 +157,22 @@ class Interaction(nn.Module):
                 seen.history_RLD("attention_history"), behaviour_RL, self.config.search.cluster_size
             )
             score_RQL = score_RQL + log_size_RL.unsqueeze(1)
-        if self.search.scorer is self.attention_scorer:
-            rank_RML = _sum_heads(score_RQL, seen.grid.num_targets)
+        heads = self.config.attention.sums
+        if self._one_scorer:
+            rank_RML = _sum_heads(score_RQL, heads)
         else:
             rank_RML = self.search.scorer(seen).float()
         index_RMK, valid_RMK = self.search(rank_RML, behaviour_RL)
-        heads = score_RQL.size(1) // seen.grid.num_targets
         index_RQK, valid_RQK = index_RMK.repeat(1, heads, 1), valid_RMK.repeat(1, heads, 1)
         weight_RQK = self._weigh(score_RQL.gather(2, index_RQK), valid_RQK)
-        return _Scores(score_RQL, rank_RML, behaviour_RL), Kept(index_RQK, valid_RQK, weight_RQK)
+        return Scores(score_RQL, rank_RML, behaviour_RL), Kept(index_RQK, valid_RQK, weight_RQK)
 
     def _weigh(self, score: Tensor, valid: Tensor) -> Tensor:
         if self.config.attention.scorer == "buckets":
             return score * valid
         return masked_softmax(score, valid)
 
-    def _pool(self, seen: Seen, scores: _Scores, kept: Kept) -> tuple[Tensor, Tensor]:
+    def _pool(self, seen: Seen, scores: Scores, kept: Kept) -> tuple[Tensor, Tensor]:
         """The targets, and sums of their histories: first of what was kept, then of everything."""
         position_LP = seen.history_position("representation_history")
         if not self.config.sums_whole_histories:
@@ -183,7 +192,7 @@ class Interaction(nn.Module):
         history_RCD = torch.cat([read.history_RCD, position_RCP], dim=2)
         return target.join(target_TD), history.join(history_RCD, weight_RC)
 
-    def _whole_weights(self, scores: _Scores, kept: Kept) -> Tensor:
+    def _whole_weights(self, scores: Scores, kept: Kept) -> Tensor:
         """Weights of whole histories, of the kept first: one product serves both heads."""
         weights = [torch.zeros_like(scores.score_RQL).scatter(2, kept.index_RMK, kept.weight_RMK)]
         if self.auxiliary_head is not None:
@@ -221,7 +230,7 @@ class Interaction(nn.Module):
             auxiliary_logit_T = self.auxiliary_head(target_TD, grid.from_targets(all_RMD), counts_T)
         index_RMK = kept.index_RMK[:, : grid.num_targets]
         heads = self.config.attention.sums
-        weight_RMK = _sum_heads(kept.weight_RMK.detach(), grid.num_targets) / heads
+        weight_RMK = _sum_heads(kept.weight_RMK.detach(), heads) / heads
         return RankerOutput(
             logit_T,
             auxiliary_logit_T,
@@ -230,7 +239,7 @@ class Interaction(nn.Module):
         )
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
     """Of all behaviours: by attention, head by head; by the search; and which may be kept."""
 
     score_RQL: Tensor
@@ -246,11 +255,11 @@ def _make_output(config: RankerConfig, width: int) -> nn.Module:
     return nn.Identity()
 
 
-def _sum_heads(value_RQL: Tensor, targets: int) -> Tensor:
+def _sum_heads(value_RQL: Tensor, heads: int) -> Tensor:
     """Sum over heads, value_RML."""
-    if value_RQL.size(1) == targets:
+    if heads == 1:
         return value_RQL
-    return torch.unflatten(value_RQL, 1, (-1, targets)).sum(dim=1)
+    return torch.unflatten(value_RQL, 1, (heads, -1)).sum(dim=1)
 
 
 def _offsets(features: KeyedJaggedTensor, key: str) -> Tensor:

@@ -163,7 +163,7 @@ class MultiHeadScorer(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Score every behaviour of a request against each of its targets, head by head."""
         rows_TD = seen.rows["attention_target"]
-        query_THD = self.query(rows_TD).view(len(rows_TD), self.heads, self.head_width)
+        query_THD = torch.unflatten(self.query(rows_TD), 1, (self.heads, self.head_width))
         key_HDD = self.key.weight.view(self.heads, self.head_width, -1)
         folded_TC = torch.einsum("thd,hde->the", query_THD, key_HDD).flatten(1)
         query_RMC = seen.grid.targets(folded_TC)
@@ -196,9 +196,10 @@ class BucketScorer(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Compare every behaviour of a request with each of its targets, group by group."""
         target_RMB, history_RLB = self.hash.pair(seen)
-        requests, length = history_RLB.size(0), history_RLB.size(1)
-        target = by_head(target_RMB, self.groups).view(requests, self.groups, -1, self.bits)
-        history = by_head(history_RLB, self.groups).view(requests, self.groups, length, self.bits)
+        target, history = (
+            torch.unflatten(bits, 2, (self.groups, self.bits)).transpose(1, 2)
+            for bits in (target_RMB, history_RLB)
+        )
         return (target @ history.transpose(2, 3) > self.bits - 0.5).flatten(1, 2).float()
 
 

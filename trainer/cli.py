@@ -17,6 +17,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare plan --config FILE        where the tables would live on other machines, and what it costs
   dare train --config FILE       train, evaluate, report
   dare evaluate --config FILE    score a split with a checkpoint of a run
+  dare export --config F --out D a checkpoint as one folder to serve from, with a parity report
   dare replay FILE               a batch whose loss was not finite, again, on one CPU
   dare analyze WHAT --config F   what a run has learned: attention, retrieval, discriminability,
                                  gradients, convergence
@@ -26,6 +27,7 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare runs compare A B          how runs differ, one HTML page: config, results, curves
   dare bench train               samples/s and memory at the paper's setting, of any preset
   dare bench search              time of the search alone, against width and history length
+  dare bench serve               time of one request's search: vectors of 8 to 128, 32 to 8 bits
   dare bench exchange            bytes between ranks, representation pooled and not
   dare bench prepare             time and memory of preparing a large log
 
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": commands.plan,
         "train": commands.train,
         "evaluate": commands.evaluate,
+        "export": commands.export,
         "replay": commands.replay,
         "analyze": commands.analyze,
         "sweep": commands.sweep,

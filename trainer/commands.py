@@ -174,6 +174,32 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def export(arguments: list[str]) -> int:
+    """Write what is served of a checkpoint."""
+    from trainer.arguments import parse_run, run_parser
+    from trainer.export.export import ExportOptions, export_run
+    from trainer.export.parity import format_parity
+    from trainer.telemetry.telemetry import configure_logging
+
+    parser = run_parser(
+        "dare export",
+        "Write a checkpoint of any number of ranks as one folder to serve from: tables of "
+        "attention and of representation apart, the ranker, and a report on parity. Give the "
+        "config.yaml of the run's folder. One process, no GPU.",
+        "--out DIR [--at CHECKPOINT] [--precision fp32|bf16|int8]",
+    )
+    parser.add_class_arguments(ExportOptions)
+    config, text, parsed = parse_run(parser, arguments)
+    names = ExportOptions.__dataclass_fields__
+    options = ExportOptions(**{name: parsed[name] for name in names})
+    configure_logging(0)
+    told = export_run(config, text, options)
+    if "parity" in told:
+        print(format_parity(told["parity"]), file=sys.stderr)
+    print(json.dumps(told))
+    return 0
+
+
 def analyze(arguments: list[str]) -> int:
     """Look into a trained run."""
     from trainer.analysis.command import analyze_run, introduction
@@ -223,11 +249,13 @@ def bench(arguments: list[str]) -> int:
     from trainer.bench.exchange import bench_exchange
     from trainer.bench.prepare import bench_prepare
     from trainer.bench.search import bench_search
+    from trainer.bench.serve import bench_serve
     from trainer.bench.train import bench_train
 
     benches: dict[str, Callable[..., Any]] = {
         "train": bench_train,
         "search": bench_search,
+        "serve": bench_serve,
         "exchange": bench_exchange,
         "prepare": bench_prepare,
     }

@@ -12,9 +12,10 @@ from trainer.arguments import parse_run, run_parser
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
 COMMANDS = (
-    *("doctor", "prepare", "plan", "train", "evaluate", "analyze", "sweep", "compare"),
+    *("doctor", "prepare", "plan", "train", "evaluate", "export"),
+    *("analyze", "sweep", "compare"),
     *("runs", "runs compare"),
-    *("bench train", "bench search", "bench exchange", "bench prepare"),
+    *("bench train", "bench search", "bench serve", "bench exchange", "bench prepare"),
 )
 
 
@@ -26,7 +27,7 @@ def test_the_introduction_names_every_command(arguments):
         assert f"dare {command}" in outcome.out
 
 
-@pytest.mark.parametrize("command", ["plan", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["plan", "train", "evaluate", "export"])
 def test_help_of_a_run_explains_every_field(command):
     outcome = dare(command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
@@ -56,8 +57,16 @@ def test_help_of_runs_explains_every_option(command):
 
 
 def test_every_option_has_an_explanation():
-    benches = ["bench", "train"], ["bench", "search"]
-    for command in (["plan"], ["train"], ["sweep"], ["compare"], *benches, ["prepare", "csv"]):
+    benches = ["bench", "train"], ["bench", "search"], ["bench", "serve"]
+    for command in (
+        ["plan"],
+        ["train"],
+        ["export"],
+        ["sweep"],
+        ["compare"],
+        *benches,
+        ["prepare", "csv"],
+    ):
         blocks = dare(*command, "--help").out.split("\n  --")[1:]
         assert len(blocks) > 5
         for block in blocks:
