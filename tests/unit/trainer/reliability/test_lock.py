@@ -1,7 +1,6 @@
 """Who may make runs in a folder, and what of a file is left when its writer is ended."""
 
 import contextlib
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -113,22 +112,23 @@ def test_looking_never_makes_a_starting_process_find_the_folder_held(tmp_path):
             assert holder(tmp_path) is None
 
 
-def _write_often(path, rank, content):
-    os.environ["RANK"] = str(rank)
-    for _ in range(300):
-        write_json(path, content)
+WRITE_OFTEN = """
+import sys
+from pathlib import Path
+from trainer.json_files import write_json
+for _ in range(300):
+    write_json(Path(sys.argv[1]), {"reason": sys.argv[2]})
+"""
 
 
 def test_ranks_that_write_a_file_at_once_leave_one_of_theirs_whole(tmp_path):
-    path, contents = tmp_path / "ended.json", [{"reason": "a" * 9000}, {"reason": "b"}]
-    context = multiprocessing.get_context("fork")
+    path, reasons = tmp_path / "ended.json", ["a" * 9000, "b"]
     ranks = [
-        context.Process(target=_write_often, args=(path, rank, content))
-        for rank, content in enumerate(contents)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_OFTEN, str(path), reason],
+            env={**os.environ, "RANK": str(rank)},
+        )
+        for rank, reason in enumerate(reasons)
     ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    assert read_object(path) in contents
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert read_object(path) in [{"reason": reason} for reason in reasons]
