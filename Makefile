@@ -64,7 +64,7 @@ types: $(STAMP)
 
 # A file's tests stay in one process, so that what they share is made once.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP)
 	$(PYTEST) tests/unit
@@ -90,6 +90,10 @@ fuzz: $(STAMP)
 
 test: lint types
 	$(PYTEST)
+
+# What takes more than a minute each: hosts that leave a job and come back.
+test-slow: $(STAMP)
+	$(BIN)/pytest -m "slow and not gpu"
 
 # The same suite: on a GPU host it trains on the GPU, and tests marked gpu run too.
 test-gpu: $(STAMP)

@@ -54,6 +54,7 @@ def _wait_for(folder, world, steps):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_host_that_is_lost_or_drained_and_comes_back_leaves_each_request_trained_once(
     data, dataset, tmp_path
 ):
