@@ -91,7 +91,7 @@ fuzz: $(STAMP)
 test: lint types
 	$(PYTEST)
 
-# What takes more than a minute each: hosts that leave a job and come back.
+# What takes long: hosts that are drained, lost, and come back.
 test-slow: $(STAMP)
 	$(BIN)/pytest -m "slow and not gpu"
 

@@ -34,6 +34,7 @@ print("together", os.environ["WORLD_SIZE"])
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failing", "late", "own_store"),
     [

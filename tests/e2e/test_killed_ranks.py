@@ -50,7 +50,12 @@ def _check(done, run, straight, rounded=""):
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("rank", "where", "after"), [(0, "forward", 11), (1, "read", 7), (1, "save", 25)]
+    ("rank", "where", "after"),
+    [
+        (0, "forward", 11),
+        pytest.param(1, "read", 7, marks=pytest.mark.slow),
+        (1, "save", 25),
+    ],
 )
 def test_a_rank_that_is_killed_anywhere_leaves_the_same_tables(
     data, tmp_path, straight, rank, where, after

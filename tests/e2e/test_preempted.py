@@ -23,6 +23,7 @@ def _wait_for(happened, process):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_within_seconds_and_the_run_ends_as_if_it_had_not_come(
     data, tmp_path
 ):
