@@ -96,13 +96,17 @@ def _ids_of(features: KeyedJaggedTensor) -> dict[str, Tensor]:
     return {name: torch.unique(torch.cat(parts)) for name, parts in found.items()}
 
 
+def _table(name: str) -> str:
+    """The table of an entry `<path>.<table>.weight` of the state dict."""
+    return name.split(".")[-2]
+
+
 def _is_table(value: Any) -> bool:
     return isinstance(value, ShardedTensor | DTensor)
 
 
-def _feature_of(name: str, features: Iterable[str]) -> str:
-    """Whose table an entry of the state dict is: `<path>.<space>_<feature>.weight`."""
-    table = name.split(".")[-2]
+def feature_of(table: str, features: Iterable[str]) -> str:
+    """Whose ids a table `<space>_<feature>` has."""
     return max((f for f in features if table.endswith(f"_{f}")), key=len)
 
 
@@ -111,7 +115,7 @@ def _held(state: Mapping[str, Any], ids: Mapping[str, Tensor]) -> dict[str, list
     held: dict[str, list[_Part]] = {}
     for name, value in state.items():
         if _is_table(value):
-            wanted = ids[_feature_of(name, ids)]
+            wanted = ids[feature_of(_table(name), ids)]
             for tensor, (row, column) in local_parts(value):
                 there = (wanted >= row) & (wanted < row + tensor.shape[0])
                 rows = tensor.detach()[(wanted[there] - row).to(tensor.device)].float().cpu()
@@ -128,7 +132,7 @@ def _whole(
         if not _is_table(value):
             found[name] = value.detach().cpu().contiguous()
             continue
-        rows = torch.zeros(len(ids[_feature_of(name, ids)]), value.size(1))
+        rows = torch.zeros(len(ids[feature_of(_table(name), ids)]), value.size(1))
         for held in ranks:
             for places, column, part in held.get(name, ()):
                 rows[places, column : column + part.shape[1]] = part

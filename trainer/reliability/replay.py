@@ -15,7 +15,7 @@ from modules.ranker import Ranker
 from pipelines.batch import Batch
 from trainer.arguments import parse_run, run_parser
 from trainer.config import TrainConfig
-from trainer.reliability.bad_batch import KeptBatch, read_batch
+from trainer.reliability.bad_batch import KeptBatch, feature_of, read_batch
 from trainer.task import StepOutput, TrainTask
 
 _TOLD = 20
@@ -170,7 +170,7 @@ def _table(name: str) -> str | None:
 
 
 def _ids(kept: KeptBatch, table: str) -> Tensor:
-    return kept.ids[max((f for f in kept.ids if table.endswith(f"_{f}")), key=len)]
+    return kept.ids[feature_of(table, kept.ids)]
 
 
 def _bad_rows(kept: KeptBatch) -> dict[str, list[int]]:

@@ -15,7 +15,7 @@ from trainer.planner.config import PlanConfig, TopologySpec
 from trainer.planner.job import place
 from trainer.planner.planning import find_plan
 
-machines = TopologySpec(gpus_a_host=1, hosts=2, device="cpu")
+machines = TopologySpec(gpus_a_host=2, device="cpu")
 workload = make_workload(small_config(), small_schema(), PlanConfig(topology=machines), machines)
 print(json.dumps(place(workload, find_plan(workload)).rows))
 """
