@@ -6,7 +6,6 @@ rows that these batches look up. Letters: T targets, K kept, N behaviours.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from modules.ranker import Ranker
 from modules.row_precision import RowPrecision
 from modules.serving import Served, ServedRanker
 from pipelines.batch import Batch
+from pipelines.few_rows import looked_up, numbered_anew
 from pipelines.loader import Split
 from pipelines.schema import load_schema
 from trainer.build import open_stream
@@ -77,13 +77,7 @@ def read_reference(
             break
     if not batches:
         raise ValueError(f"data.{split}: {getattr(config.data, split)} holds no request")
-    found: dict[str, list[Tensor]] = {}
-    for batch, key in itertools.product(batches, batches[0].features.keys()):
-        ids = batch.features[key].values()
-        found.setdefault(key.partition("_")[2], [ids.new_zeros(1)]).append(ids)
-    return Reference(
-        split, batches, {name: torch.unique(torch.cat(ids)) for name, ids in found.items()}
-    )
+    return Reference(split, batches, looked_up([batch.features for batch in batches]))
 
 
 def score_reference(
@@ -112,7 +106,7 @@ def score_reference(
     for batch in reference.batches:
         with torch.no_grad():
             output = ranker(
-                _numbered_anew(batch.features, reference.ids),
+                numbered_anew(batch.features, reference.ids),
                 batch.weight > 0,
                 batch.num_history,
                 batch.num_targets,
@@ -236,15 +230,6 @@ def _auc(reference: Reference, scored: list[Scored]) -> float:
     for batch, one in zip(reference.batches, scored, strict=True):
         metrics.update(one.logit_T, batch.label, batch.weight, batch.user)
     return metrics.compute()["auc"]
-
-
-def _numbered_anew(features: KeyedJaggedTensor, ids: Mapping[str, Tensor]) -> KeyedJaggedTensor:
-    """The batch with ids that are places in `ids`."""
-    keys = list(features.keys())
-    values = [
-        torch.searchsorted(ids[key.partition("_")[2]], features[key].values()) for key in keys
-    ]
-    return KeyedJaggedTensor(keys, torch.cat(values), lengths=features.lengths()).sync()
 
 
 def _requests(features: KeyedJaggedTensor) -> Iterator[dict[str, dict[str, Tensor]]]:

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from torchrec import KeyedJaggedTensor
 
 from pipelines.batch import Batch
+from pipelines.few_rows import looked_up
 from trainer.distributed import RunContext
 from trainer.reliability.divergence import BadBatch
 from trainer.sharding import local_parts
@@ -67,7 +68,7 @@ def keep_batch(
         What to do with it, for a message.
     """
     path = folder / "bad_batches" / f"step-{bad.step:08d}-rank-{bad.rank}.safetensors"
-    wanted: list[Any] = [None if bad.batch is None else _ids_of(bad.batch.features)]
+    wanted: list[Any] = [None if bad.batch is None else looked_up([bad.batch.features])]
     if context.world > 1:
         dist.broadcast_object_list(wanted, src=bad.rank, group=context.control)
     ids: dict[str, Tensor] = wanted[0]
@@ -85,15 +86,6 @@ def keep_batch(
             failure = {"": f"its batch could not be kept: {error}"}
     told = context.gather(failure)
     return str(told[""]) if told else f"`dare replay {path}` runs its forward pass on one CPU"
-
-
-def _ids_of(features: KeyedJaggedTensor) -> dict[str, Tensor]:
-    """All ids by feature, of histories and targets together, and 0."""
-    found: dict[str, list[Tensor]] = {}
-    for key in features.keys():  # noqa: SIM118 - no mapping
-        ids = features[key].values().cpu()
-        found.setdefault(key.partition("_")[2], [ids.new_zeros(1)]).append(ids)
-    return {name: torch.unique(torch.cat(parts)) for name, parts in found.items()}
 
 
 def _table(name: str) -> str:

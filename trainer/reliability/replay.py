@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchrec import KeyedJaggedTensor
 
 from modules.ranker import Ranker
-from pipelines.batch import Batch
+from pipelines.few_rows import numbered_anew
 from trainer.arguments import parse_run, run_parser
 from trainer.config import TrainConfig
 from trainer.reliability.bad_batch import KeptBatch, feature_of, read_batch
@@ -39,7 +38,7 @@ def replay(path: str) -> dict[str, Any]:
     kept = read_batch(path)
     config = _config(kept)
     task = _task(kept, config)
-    batch = _numbered_anew(kept)
+    batch = replace(kept.batch, features=numbered_anew(kept.batch.features, kept.ids))
     first = _FirstBad(task)
     task.train()
     loss, output = task(batch)
@@ -136,17 +135,6 @@ def _task(kept: KeptBatch, config: TrainConfig) -> TrainTask:
     task = TrainTask(ranker, auxiliary_weight=config.model.head.auxiliary_weight, l2=config.loop.l2)
     task.load_state_dict(kept.model)
     return task
-
-
-def _numbered_anew(kept: KeptBatch) -> Batch:
-    """The batch with ids that are rows of the file's tables."""
-    features = kept.batch.features
-    values = [
-        torch.searchsorted(kept.ids[key.partition("_")[2]], features[key].values())
-        for key in features.keys()  # noqa: SIM118 - no mapping
-    ]
-    anew = KeyedJaggedTensor(features.keys(), torch.cat(values), lengths=features.lengths())
-    return replace(kept.batch, features=anew)
 
 
 def _number(value: float) -> float | str:
