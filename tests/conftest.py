@@ -1,9 +1,19 @@
 """What all tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def signals() -> None:
+    """TorchX's local scheduler takes a process's signals, and does not give them back."""
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

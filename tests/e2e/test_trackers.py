@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 import sys
 from pathlib import Path
 
@@ -28,13 +27,9 @@ def _environment_of_a_job(folder: Path) -> dict[str, str]:
     (folder / ".torchxconfig").write_text(
         f"[torchx:tracker]\nfsspec=\n\n[tracker:fsspec]\nconfig={settings}\n"
     )
-    # TorchX's local scheduler takes the signals of this process, and does not give them back.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     role = Role(name="trainer", image=str(folder), entrypoint=sys.executable)
     with get_runner("dare") as runner:
         runner.dryrun(AppDef(name="train", roles=[role]), "local_cwd", {"log_dir": str(folder)})
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     env = {name: value for name, value in role.env.items() if name.startswith("TORCHX_")}
     return {name: value.replace("${app_id}", "train-1") for name, value in env.items()}
 
