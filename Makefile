@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
+.PHONY: setup train compare table1 bench bench-peers format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -49,6 +49,13 @@ table1: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/dare bench train
+
+# This project's training beside its peers', about 12 minutes on a quiet machine; every case needs its peer:
+# git clone https://github.com/thuml/DARE
+# python3 -m venv fuxictr && fuxictr/bin/pip install fuxictr==2.3.10 keras_preprocessing torch==2.13.0
+# make bench-peers PAPER=DARE FUXICTR=fuxictr CASES=paper_4m,fuxictr_200
+bench-peers: $(STAMP)
+	$(BIN)/python -m tests.bench.peers --paper "$(PAPER)" --fuxictr "$(FUXICTR)" --cases "$(CASES)" $(OPTIONS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

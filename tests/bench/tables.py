@@ -1,0 +1,86 @@
+"""What was measured, as Markdown, and the machine that it was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+_TITLES = {"paper": "the paper's released code, DARE", "fuxictr": "FuxiCTR 2.3.10, TWIN"}
+
+
+def hardware() -> dict[str, Any]:
+    """The machine: processor, cores that may be used, memory."""
+    told = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", told.read_text()) if told.exists() else None
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": model[1].strip() if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": pages,
+        "python": platform.python_version(),
+    }
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """A table a case, with what belongs to its figures."""
+    machine = result["machine"]
+    lines = [
+        "# Training beside peers",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB. Everyone may use all cores, reads in the "
+        "training process, and trains in turns; the n-th turns are compared with each other. "
+        "Samples/s and ratios: median, least to most.",
+    ]
+    if "gate" in result:
+        gate = result["gate"]
+        lines += [
+            "",
+            f"From the same weights, the logits of the paper's code and of this project differ by "
+            f"at most {gate['logits_apart']:.1e}, and with Adam over whole tables (eps "
+            f"{gate['adam_eps']:.0e}) the losses of {gate['steps']} steps by at most "
+            f"{gate['losses_apart']:.1e} of themselves.",
+        ]
+    for name, case in result["cases"].items():
+        lines += ["", *_case(name, case)]
+    return "\n".join(lines) + "\n"
+
+
+def _case(name: str, case: dict[str, Any]) -> list[str]:
+    peer = case["runs"][case["peer"]]
+    lines = [
+        f"## {name}: {_TITLES[case['peer']]}",
+        "",
+        f"{case['items']:,} items, histories of {case['history_length']:,}, K {case['top_k']}, "
+        f"{case['width_a_feature']} a feature, {case['batch_size']:,} rows a step, "
+        f"{case['repeats']} turns, {peer['threads']} threads, commit {case['commit']}.",
+        "",
+        "| who | optimizer | targets a request | samples/s | beside the peer | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for who, run in case["runs"].items():
+        is_peer = who == case["peer"]
+        model, _, way = who.partition(" ")
+        optimizer = "dense Adam" if is_peer or way.startswith("dense") else "fused Adam"
+        targets = "any" if is_peer else str(run["targets_a_request"])
+        ratio = "1" if is_peer else _spread(run["ratio"].values(), "{:.2f}")
+        label = _TITLES[who] if is_peer else f"this, `{model}`"
+        lines.append(
+            f"| {label} | {optimizer} | {targets} | "
+            f"{_spread(_quantiles(run['samples_per_s']), '{:,.0f}')} | {ratio} | "
+            f"{run['peak_memory_bytes'] / 2**30:.2f} GiB |"
+        )
+    return lines
+
+
+def _quantiles(rates: list[float]) -> list[float]:
+    return [statistics.median(rates), min(rates), max(rates)]
+
+
+def _spread(values: Any, form: str) -> str:
+    middle, least, most = (form.format(value) for value in values)
+    return f"{middle} ({least} to {most})"
