@@ -95,6 +95,10 @@ CASES = {
 }
 
 
+ALONE = ("bytes_on_disk", "loader")
+"""Commands that say in JSON what needs no peer."""
+
+
 def contestants(case: Case, paper: str, fuxictr: str) -> list[Contestant]:
     """The peer, then ours: both optimizers, three targets a request and one."""
     here = [sys.executable, "-m"]
@@ -155,18 +159,17 @@ def measure(case: Case, paper: str, fuxictr: str, repeats: int, folder: str) -> 
     }
 
 
-def run_gate(paper: str) -> dict[str, Any]:
-    """Show that the paper's code and this project train the same model.
+def run_alone(name: str, *arguments: str) -> dict[str, Any]:
+    """What a command of this package says.
 
     Raises:
-        RuntimeError: they do not.
+        RuntimeError: nothing.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.gate", paper]
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.bench.{name}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if not done.stdout:
-        raise RuntimeError(f"the gate ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{name} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    check(found)
     return found
 
 
@@ -180,24 +183,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--paper", default="", help="a clone of github.com/thuml/DARE")
     parser.add_argument("--fuxictr", default="", help="an environment that has fuxictr 2.3.10")
     parser.add_argument(
-        "--cases", default="", help=f"of {','.join(CASES)}; empty: all there can be"
+        "--cases", default="", help=f"of {','.join((*CASES, *ALONE))}; empty: all there can be"
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")
     parser.add_argument("--out", default="runs/peers", help="folder of peers.json and peers.md")
     parser.add_argument("--folder", default="", help="where rows go meanwhile; empty: the system's")
     given = parser.parse_args()
     there = {"paper": given.paper, "fuxictr": given.fuxictr}
-    given.cases = (
-        given.cases.split(",")
-        if given.cases
-        else [name for name, case in CASES.items() if there[case.peer]]
-    )
+    able = [name for name, case in CASES.items() if there[case.peer]]
+    everything = [*ALONE, *able] if able else []
+    given.cases = given.cases.split(",") if given.cases else everything
     if not given.cases:
         raise ValueError("give --paper, --fuxictr or both; --help says what they are")
     for name in given.cases:
-        if name not in CASES:
-            raise ValueError(f"--cases has {name}; cases are {', '.join(CASES)}")
-        if not there[CASES[name].peer]:
+        if name not in (*CASES, *ALONE):
+            raise ValueError(f"--cases has {name}; cases are {', '.join((*CASES, *ALONE))}")
+        if name in CASES and not there[CASES[name].peer]:
             raise ValueError(f"--cases has {name}, so --{CASES[name].peer} is needed too")
     if given.repeats < 1:
         raise ValueError(f"--repeats is {given.repeats}; at least 1")
@@ -217,7 +218,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, and write what was found after each case."""
     given = parse()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "peers.json"
@@ -228,19 +231,25 @@ def main() -> None:
         file.write_text(json.dumps(result, indent=1) + "\n")
         (out / "peers.md").write_text(to_markdown(result))
 
-    if any(CASES[name].peer == "paper" for name in given.cases):
+    for name in [name for name in ALONE if name in given.cases]:
+        logger.info("%s", name)
+        result[name] = run_alone(name)
+        save()
+    cases = [name for name in given.cases if name in CASES]
+    if any(CASES[name].peer == "paper" for name in cases):
         logger.info("gate: do the paper's code and this project train the same model?")
-        gate = run_gate(given.paper)
+        gate = run_alone("gate", given.paper)
+        check(gate)
         logger.info("gate: yes, %s", json.dumps(gate))
         result["gate"] = gate
         save()
-    for number, name in enumerate(given.cases):
+    for number, name in enumerate(cases):
         saved, case = result["cases"].get(name, {}), CASES[name]
         asked = {**asdict(case), "repeats": given.repeats, "commit": machine()["commit"]}
         if all(saved.get(key) == value for key, value in asked.items()):
             logger.info("%s is in %s already", name, file)
             continue
-        logger.info("%s, case %d of %d", name, number + 1, len(given.cases))
+        logger.info("%s, case %d of %d", name, number + 1, len(cases))
         found = measure(case, given.paper, given.fuxictr, given.repeats, given.folder)
         result["cases"][name] = found
         save()

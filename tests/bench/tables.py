@@ -45,6 +45,23 @@ def to_markdown(result: dict[str, Any]) -> str:
             f"{gate['adam_eps']:.0e}) the losses of {gate['steps']} steps by at most "
             f"{gate['losses_apart']:.1e} of themselves.",
         ]
+    if "bytes_on_disk" in result:
+        disk = result["bytes_on_disk"]
+        lines += [
+            "",
+            f"Bytes a sample on disk, {disk['samples']:,} synthetic rows with histories of "
+            f"{disk['history_length']}: {disk['paper_bytes_a_sample']:,.0f} as the paper's "
+            f"preprocessing leaves them, {disk['ours_bytes_a_sample']:,.0f} here, "
+            f"{disk['ratio']:.0f} times fewer.",
+        ]
+    if "loader" in result:
+        loader = result["loader"]
+        lines += [
+            "",
+            f"Reading alone gives {loader['read_0_workers']:,.0f} targets/s in the training "
+            f"process and {loader['read_1_workers']:,.0f} with one worker process, where the step "
+            f"alone takes {loader['step']:,.0f}.",
+        ]
     for name, case in result["cases"].items():
         lines += ["", *_case(name, case)]
     return "\n".join(lines) + "\n"
