@@ -29,8 +29,9 @@ from pipelines.batch import Batch
 from trainer.arguments import parse_run, run_parser
 from trainer.bench.data import uniform_batch, uniform_schema
 from trainer.bench.floor import copy_speed, product_speed, seconds_a_call
+from trainer.bench.machine import machine
 from trainer.bench.search_report import format_search, write_search
-from trainer.bench.train import CATEGORIES, check_least, machine
+from trainer.bench.setting import CATEGORIES, check_least
 from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
