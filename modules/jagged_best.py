@@ -245,7 +245,8 @@ def gradients_in_order(
     row_RMKD = history_ND[row_RMK].float()
     # NaN times 0 is NaN: what has no gradient takes no part.
     moved_RMK1 = (gradient_RMK != 0).unsqueeze(3)
-    of_query_RMD = (gradient_RMK.unsqueeze(2) @ row_RMKD.where(moved_RMK1, 0)).squeeze(2)
+    # No matrix product, whose order torch fixes on CUDA only with cuBLAS's own setting.
+    of_query_RMD = (gradient_RMK.unsqueeze(3) * row_RMKD.where(moved_RMK1, 0)).sum(2)
     of_row_RMKD = gradient_RMK.unsqueeze(3) * query_RMD.float().unsqueeze(2).where(moved_RMK1, 0)
     of_history_ND.index_add_(0, row_RMK.flatten(), of_row_RMKD.flatten(0, 2))
     return of_history_ND, of_query_RMD

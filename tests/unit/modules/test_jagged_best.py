@@ -28,6 +28,9 @@ from modules.jagged_best import Best, decoded, fold_size, gradients_in_order, ke
 from modules.model_config import RankerConfig
 from modules.search import SearchConfig
 from tests.small import DARE, LOOKUPS, TWIN, close, make_task, read, users
+from trainer.bench import search as bench
+from trainer.bench.data import uniform_batch
+from trainer.distributed import run_context
 
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("triton"), reason="Triton has no wheel for this machine"
@@ -332,6 +335,20 @@ def test_who_looks_into_the_search_gets_all_scores(tmp_path, monkeypatch) -> Non
     handle.remove()
     task(batch)
     assert seen == [(10, 3, 9)]
+
+
+def test_what_the_bench_measures_keeps_what_torch_keeps() -> None:
+    shape = {"items": 50, "categories": 7, "requests": 3, "targets": 2}
+    with run_context() as context, torch.no_grad():
+        setting = {"top_k": 4, "seed": 1, "preset": "dare"}
+        model = bench._build(8, 10, setting, shape, context)
+        batch = uniform_batch(**shape, history_length=10, seed=5).to(context.device)
+        for parameter in model.ranker.interaction.parameters():
+            parameter.normal_(0.0, 0.3)
+        given = batch.features, bench._grid(batch), model.lookup(batch)
+        found, expected = model.search_jagged(*given), model.search(*given)
+    assert found.sort().values.equal(expected.sort().values)
+    assert not model.is_jagged(torch.device("cpu"), 10)
 
 
 def test_a_cpu_is_no_place_for_them_nor_is_a_graph() -> None:
