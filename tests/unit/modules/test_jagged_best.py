@@ -27,7 +27,8 @@ from modules.head import HeadConfig
 from modules.jagged_best import Best, decoded, fold_size, gradients_in_order, keep_best
 from modules.model_config import RankerConfig
 from modules.search import SearchConfig
-from tests.small import DARE, LOOKUPS, TWIN, close, make_task, read, users
+from modules.serving import ServedRanker
+from tests.small import DARE, LOOKUPS, TWIN, close, make_task, read, users, widen
 from trainer.bench import search as bench
 from trainer.bench.data import uniform_batch
 from trainer.distributed import run_context
@@ -337,6 +338,26 @@ def test_who_looks_into_the_search_gets_all_scores(tmp_path, monkeypatch) -> Non
     assert seen == [(10, 3, 9)]
 
 
+@pytest.mark.parametrize("there", [9, 2, 0])
+def test_a_served_request_is_searched_by_them_too(there: int, monkeypatch) -> None:
+    torch.manual_seed(2)
+    rows = {"item": 23, "category": 7}
+    model = ServedRanker(MODELS["dare"], rows=rows, history_length=9)
+    widen(model)
+    model = model.to(DEVICE)
+    shapes = [(2, 12), (9, 12), (2, 20), (9, 20)]
+    given = [torch.randn(shape, device=DEVICE) for shape in shapes]
+    ids = torch.zeros(9, dtype=torch.int64, device=DEVICE)
+    arguments = (*given, ids[:2], ids, torch.tensor(there, device=DEVICE))
+    monkeypatch.setattr(jagged_search, "runs_on", lambda _: False)
+    expected = model(*arguments)
+    monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
+    assert model.find(*given[:2], ids[:2], ids, arguments[-1]).scores is None
+    found = model(*arguments)
+    close(found.logit_T, expected.logit_T.double(), "logits")
+    assert found.weight_TK.gt(0).sum(1).tolist() == [min(there, 3)] * 2
+
+
 def test_what_the_bench_measures_keeps_what_torch_keeps() -> None:
     shape = {"items": 50, "categories": 7, "requests": 3, "targets": 2}
     with run_context() as context, torch.no_grad():
@@ -351,9 +372,14 @@ def test_what_the_bench_measures_keeps_what_torch_keeps() -> None:
     assert not model.is_jagged(torch.device("cpu"), 10)
 
 
-def test_a_cpu_is_no_place_for_them_nor_is_a_graph() -> None:
-    assert not jagged_search.runs_on(torch.device("cpu"))
-    assert not jagged_search.runs_on(torch.device("meta"))
+def test_only_a_gpu_with_triton_outside_of_a_graph_is_a_place_for_them(monkeypatch) -> None:
+    runs = jagged_search.runs_on
+    assert [runs(torch.device(name)) for name in ("cuda", "cpu", "meta")] == [True, False, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not runs(torch.device("cuda"))
+    monkeypatch.setattr(jagged_search, "_has_triton", lambda: False)
+    assert not runs(torch.device("cuda"))
 
 
 @pytest.mark.gpu
