@@ -15,6 +15,25 @@ CATEGORIES = 9_407
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long something is measured.
+
+    Raises:
+        ValueError: not at all.
+    """
+
+    seconds: float = 3.0
+    """Of a repeat, about."""
+    repeats: int = 5
+    """Of all that is measured in turn; the median counts."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds is {self.seconds}; it must be above 0")
+        check_least("repeats", self.repeats)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataShape:
     """Uniform ids, one request a user, full histories: the hardest case for tables and caches."""
 
