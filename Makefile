@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
+.PHONY: setup train compare table1 bench bench-check format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -47,8 +47,13 @@ table1: $(STAMP)
 	$(if $(DATA),,$(error give the folder of prepared data: make table1 DATA=data/taobao))
 	$(BIN)/dare sweep --config $(CONFIG) --presets $(call commas,$(PRESETS)) --data $(call commas,$(DATA)) --seeds $(SEEDS) --vary width=$(call commas,$(WIDTHS)) --out runs/table1 $(OPTIONS)
 
+# The benchmark page: make bench OUT=runs/benchmarks
+OUT ?= runs/benchmarks
 bench: $(STAMP)
-	$(BIN)/dare bench train
+	$(BIN)/dare bench all --out $(OUT)
+
+bench-check: $(STAMP)
+	$(BIN)/dare bench check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import json
@@ -123,7 +124,8 @@ def _one_rank(
         (Path(folder) / "cells.json").write_text(json.dumps(cells))
     dist.destroy_process_group()
     sys.stderr.flush()
-    os._exit(0)  # As in trainer/__main__.py.
+    atexit._run_exitfuncs()
+    os._exit(0)
 
 
 def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext) -> dict[str, Any]:
