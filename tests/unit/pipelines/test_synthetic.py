@@ -12,7 +12,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipelines.columns import check_columns
-from pipelines.planted import auc, load_planted
+from pipelines.oracle import auc
+from pipelines.planted import load_planted
 from pipelines.schema import DatasetSchema
 from pipelines.synthetic import prepare_synthetic
 
