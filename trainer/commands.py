@@ -245,7 +245,9 @@ def runs(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Measure one thing, print it as JSON."""
+    """Measure, print one JSON object; exit code 1 where a check failed."""
+    from trainer.bench.all import bench_all
+    from trainer.bench.check import bench_check
     from trainer.bench.exchange import bench_exchange
     from trainer.bench.prepare import bench_prepare
     from trainer.bench.search import bench_search
@@ -253,6 +255,8 @@ def bench(arguments: list[str]) -> int:
     from trainer.bench.train import bench_train
 
     benches: dict[str, Callable[..., Any]] = {
+        "all": bench_all,
+        "check": bench_check,
         "train": bench_train,
         "search": bench_search,
         "serve": bench_serve,
@@ -265,4 +269,4 @@ def bench(arguments: list[str]) -> int:
     figures = benches[name](**options)
     if figures:  # Of all ranks, and from the first only.
         print(json.dumps(figures))
-    return 0
+    return 1 if figures.get("failed") else 0

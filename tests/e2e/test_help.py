@@ -15,7 +15,8 @@ COMMANDS = (
     *("doctor", "prepare", "plan", "train", "evaluate", "export"),
     *("analyze", "sweep", "compare"),
     *("runs", "runs compare"),
-    *("bench train", "bench search", "bench serve", "bench exchange", "bench prepare"),
+    *("bench all", "bench check", "bench train", "bench search", "bench serve"),
+    *("bench exchange", "bench prepare"),
 )
 
 
