@@ -1,4 +1,4 @@
-"""The best AUC that can be expected on a synthetic log: from whole lives, and from their newest part.
+"""The best AUC that can be expected on a synthetic log, from whole lives or their newest part.
 
 **Whole lives.** No score ranks better than the true probability of a click, so the AUC of the
 planted logit on the very rows of a split is the best a model can expect there (`train`, `val`,
@@ -10,13 +10,13 @@ attention weights before the softmax divides them and of weights times votes,
 
     chance_L = mean over pasts of sigmoid(gain * (V_seen + V_past) / (W_seen + W_past) + bias)
 
-Each past is the part older than L of one of 256 lives that the same world draws beside the log,
+Each past is the part older than L of one of 1024 lives that the same world draws beside the log,
 with its ages; the AUC of `chance_L` on the rows of test is `test_newest_L`. At L no shorter than a
 life nothing is left out and it is the oracle itself. Two things keep it below the best possible by
-a little. 256 pasts are a sample, so a chance is off by a 16th of the spread that the unseen part
-causes. And pasts are independent of what is seen, while in truth the oldest behaviours seen tell
-which categories the window of interests held just before: at most `4 * interests` sessions of
-`session_length` behaviours, few beside a long life.
+a little. The pasts are a sample, so a chance is off by a 32nd of the spread that the unseen part
+causes. And they are independent of what is seen, while in truth the oldest behaviours seen tell
+which categories the window of interests held just before: `4 * interests` sessions of
+`session_length` behaviours. What that is worth is at most about what so many behaviours more are.
 
 Letters: C categories + 1 (row 0 is padding), U users, L history, T targets, P pasts.
 """
@@ -30,8 +30,7 @@ import numpy as np
 from pipelines.planted import Catalogue, Planted, SyntheticConfig, draw_lives
 from pipelines.prepare.writer import SPLITS
 
-_PASTS = 256
-_TIE_DECIMALS = 9
+_PASTS = 1024
 
 
 class Tally:
@@ -133,7 +132,7 @@ class NewestOracle:
                 totals = total[users] + past_total[:, wanted[users]]
                 logit = self._planted.logit(votes / np.where(totals > 0, totals, 1.0))
                 chance[users, slot] = (1.0 / (1.0 + np.exp(-logit))).mean(axis=0)
-        return np.round(chance, _TIE_DECIMALS)
+        return chance
 
     def _past(self, newest: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Votes and weights of what is older than the newest in a life of `end`, both [P, C]."""

@@ -15,7 +15,8 @@ another agreement or length stay about equally hard. They are kept, with all vec
 
 **Oracle.** No score ranks better than the true probability, so the AUC of the planted logit on the
 very rows of a split is the best a model can expect there. It is `oracle` of `schema.json`: `train`,
-`val`, `test`, and with the logloss `train_logloss` and so on. The labels are one draw: a model can
+`val`, `test`, and with the logloss `train_logloss` and so on; what the newest behaviours alone
+allow is `test_newest_200` and so on (see `pipelines.oracle`). The labels are one draw: a model can
 end above it by luck, by a standard error or so, and on `train` by memory.
 
 **What it favours.** The planted scores and votes are dot products, so DARE with `width` or more
@@ -37,6 +38,20 @@ behaviour: 2 plus an exponential of mean 60, or of 8 hours between sessions.
 0, 1, 2, ... 20 in turn. The `requests` train requests and the val request come at sorted uniform
 moments of the life's second half, the test request at its end. No request has more than
 `history_length` behaviours before it: with the same `data.history_length` a model sees them all.
+
+**Long lives**, whose oldest behaviours decide (`make lifelong`). With `recency` 0 age counts for
+nothing. With `sharpness` 20 and `width` 16 a behaviour of the target's own category weighs e^20 and
+any other e^8.8 in the mean, since unit vectors of width D have (modified Bessel function I)
+
+    E exp(s cos) = Gamma(D/2) (2/s)^(D/2 - 1) I_(D/2 - 1)(s)
+
+so a single one outweighs 20,000 others about 4 to 1, and the logit mostly says whether the target's
+category is anywhere in the life. A wish lasts 4 sessions of 8, so the newest L hold those of about
+L/32 + interests - 1 wishes, and `stray` L strays: a category of popularity q is among them with
+probability 1 - (1 - q)^(L/32 + interests - 1 + stray L). Over targets, of 1,000 categories, with
+3 interests and stray 0.01, that is 0.02 at L = 200, 0.08 at 1,000, 0.27 at 5,000 and 0.62 at 20,000
+(0.018, 0.077, 0.27 and 0.61 on a log). What is not seen leaves only popularity to go by, so the
+best AUC rises with L to the end of a life; `newest` says how far.
 
 **Defaults** are sized for two CPU cores. At agreement 0, 0.5 and 1 the oracle of test is 0.870,
 0.871 and 0.871; the planted logit reaches 0.647, 0.632 and 0.574 without its category term
