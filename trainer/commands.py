@@ -168,7 +168,8 @@ def evaluate(arguments: list[str]) -> int:
         steps = trainer.load(checkpoint).step
         metrics = trainer.evaluate(parsed.split).metrics
         scored = {"name": config.name, "split": parsed.split, "checkpoint": checkpoint, **metrics}
-        scored |= {"oracle_auc": trainer.schema.oracle.get(parsed.split), "steps": steps}
+        best = trainer.schema.best_auc(parsed.split, config.data.history_length)
+        scored |= {"oracle_auc": best, "steps": steps}
         if context.is_main:
             print(json.dumps(finite(scored)))
     return 0
