@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup train compare table1 bench bench-peers format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
+.PHONY: setup train compare table1 lifelong bench bench-check bench-peers format lint types unit dist e2e test fuzz soak test-gpu test-slurm golden check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -24,7 +24,7 @@ endif
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $(STAMP)
 
-data/synthetic/schema.json: $(STAMP)
+data/synthetic/schema.json: | $(STAMP)
 	$(BIN)/dare prepare synthetic --out data/synthetic
 
 train: data/synthetic/schema.json
@@ -47,8 +47,23 @@ table1: $(STAMP)
 	$(if $(DATA),,$(error give the folder of prepared data: make table1 DATA=data/taobao))
 	$(BIN)/dare sweep --config $(CONFIG) --presets $(call commas,$(PRESETS)) --data $(call commas,$(DATA)) --seeds $(SEEDS) --vary width=$(call commas,$(WIDTHS)) --out runs/table1 $(OPTIONS)
 
+# AUC against the behaviours that are seen, of lives of 20,000: make lifelong, make lifelong RANKS=2 LENGTHS=20000
+LENGTHS ?= 200 1000 5000 10000 20000
+
+data/synthetic_lifelong/schema.json: | $(STAMP)
+	$(BIN)/dare prepare synthetic --out data/synthetic_lifelong --users 600 --history_length 20000 --requests 16 --targets 64 --items 1000000 --categories 1000 --sharpness 20 --width 16 --recency 0 --stray 0.01 --interests 3 --short_histories 0 --newest 200,1000,2000,5000,10000,20000
+
+lifelong: RANKS = 1
+lifelong: data/synthetic_lifelong/schema.json
+	$(BIN)/dare sweep --config launch/recipes/synthetic_lifelong.yaml --seeds 1 --vary data.history_length=$(call commas,$(LENGTHS)) $(if $(filter 1,$(RANKS)),--out runs/lifelong,--out runs/lifelong_$(RANKS)_ranks --data.batch_size $$((1024 / $(RANKS))) --launcher "torchrun --nproc-per-node $(RANKS) -m trainer")
+
+# The benchmark page: make bench OUT=runs/benchmarks
+OUT ?= runs/benchmarks
 bench: $(STAMP)
-	$(BIN)/dare bench train
+	$(BIN)/dare bench all --out $(OUT)
+
+bench-check: $(STAMP)
+	$(BIN)/dare bench check
 
 # This project's training beside its peers', about 12 minutes on a quiet machine; every case needs its peer:
 # git clone https://github.com/thuml/DARE

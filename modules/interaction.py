@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torchrec import KeyedJaggedTensor
 
+from modules import jagged_search
 from modules.attention import BucketsOutput, HeadsOutput, masked_softmax, pool_kept
 from modules.embedding import Embeddings, Lookups
 from modules.grouping import clusters
@@ -136,12 +137,22 @@ class Interaction(nn.Module):
             scores, kept = self.find(seen)
             return self.predict(seen, scores, kept, counts_T)
 
-    def find(self, seen: Seen) -> tuple[Scores, Kept]:
-        """Score everything, keep the best, weigh it: reads what attention sees only."""
+    def find(self, seen: Seen) -> tuple[Scores | None, Kept]:
+        """Score everything, keep the best, weigh it: reads what attention sees only.
+
+        Returns:
+            Scores, None where a GPU has searched without writing them down, and what is kept.
+        """
         with record_function("search"):
+            if jagged_search.takes_over(self.config, self.search, seen.grid):
+                best = jagged_search.best_of(self.search, seen)
+                weight_RMK = masked_softmax(best.score_RMK, best.valid_RMK)
+                return None, Kept(best.index_RMK, best.valid_RMK, weight_RMK)
             return self._search(seen)
 
-    def predict(self, seen: Seen, scores: Scores, kept: Kept, counts_T: Tensor) -> RankerOutput:
+    def predict(
+        self, seen: Seen, scores: Scores | None, kept: Kept, counts_T: Tensor
+    ) -> RankerOutput:
         """Pool and predict: reads what the head sees only, and what `find` gave."""
         with record_function("pool"):
             target_TD, history_RCD = self._pool(seen, scores, kept)
@@ -172,7 +183,7 @@ class Interaction(nn.Module):
             return score * valid
         return masked_softmax(score, valid)
 
-    def _pool(self, seen: Seen, scores: Scores, kept: Kept) -> tuple[Tensor, Tensor]:
+    def _pool(self, seen: Seen, scores: Scores | None, kept: Kept) -> tuple[Tensor, Tensor]:
         """The targets, and sums of their histories: first of what was kept, then of everything."""
         position_LP = seen.history_position("representation_history")
         if not self.config.sums_whole_histories:
@@ -180,6 +191,7 @@ class Interaction(nn.Module):
             position_RCP = pool_kept(kept.weight_RMK, position_LP[kept.index_RMK])
             weight_RC = kept.weight_RMK.sum(dim=2)
         else:
+            assert scores is not None
             weight_RCL = self._whole_weights(scores, kept)
             read = self._read.whole(seen, weight_RCL)
             position_RCP = weight_RCL @ position_LP

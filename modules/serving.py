@@ -39,7 +39,8 @@ class Served(NamedTuple):
 class Found(NamedTuple):
     """What `find` tells `predict`."""
 
-    scores: Scores
+    scores: Scores | None
+    """None where a GPU has searched without writing them down."""
     kept: Kept
 
 

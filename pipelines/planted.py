@@ -18,7 +18,6 @@ _CHUNK_ELEMENTS = 1 << 18
 _CATEGORY_EXPONENT = 0.5
 _ITEM_EXPONENT = 1.0
 _SESSIONS_A_WISH = 4
-_STRAY = 0.1
 _LONGEST_SHORT_LIFE = 20
 START_S = 1_600_000_000
 _BEHAVIOUR_GAP_S = 60.0
@@ -40,6 +39,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "interests": (1, math.inf),
     "session_length": (1, math.inf),
     "short_histories": (0, 1),
+    "stray": (0, 1),
     "seed": (0, math.inf),
 }
 
@@ -62,6 +62,8 @@ class SyntheticConfig:
     interests: int
     session_length: float
     short_histories: float
+    stray: float
+    newest: str
     layout: Layout
     seed: int
 
@@ -78,6 +80,16 @@ class SyntheticConfig:
             )
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout}; it must be one of {', '.join(LAYOUTS)}")
+        parts = self.newest.replace(" ", "").split(",") if self.newest else []
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise ValueError(
+                f"--newest is {self.newest}; give numbers of behaviours, such as 200,1000"
+            )
+
+    @property
+    def newest_lengths(self) -> list[int]:
+        """The numbers of `newest`, increasing."""
+        return sorted({int(part) for part in self.newest.split(",") if part})
 
     @property
     def chunk_users(self) -> int:
@@ -113,25 +125,55 @@ class Planted:
             history: category ids, oldest first, [U, L].
             end: behaviours before each request, [U, R]; later columns do not count.
         """
-        users, requests, targets = target.shape
-        cell = history + len(self.attention) * np.arange(users)[:, None]
         evidence = np.empty(target.shape)
-        for request in range(requests):
-            position = end[:, request, None] - np.arange(history.shape[1])
-            recent = np.where(position > 0, np.exp(self.recency[np.maximum(position, 0)]), 0.0)
-            # A score is a term of the category plus one of the position, so that behaviours of a
-            # category can be counted together, once for all targets of the request.
-            recent = np.bincount(cell.ravel(), recent.ravel(), users * len(self.attention))
-            recent = recent.reshape(users, -1)
-            for slot in range(targets):
-                wanted = target[:, request, slot]
-                similar = self.attention[wanted] @ self.attention.T
-                # No similarity exceeds 1, so exp() stays in range without a row maximum.
-                weight = recent * np.exp(self.sharpness * (similar - 1.0))
-                vote = (weight * (self.meaning[wanted] @ self.meaning.T)).sum(axis=1)
-                total = weight.sum(axis=1)
+        for request in range(target.shape[1]):
+            mass = self.mass(history, end[:, request])
+            for slot in range(target.shape[2]):
+                vote, total = self.votes(target[:, request, slot], mass)
                 evidence[:, request, slot] = vote / np.where(total > 0, total, 1.0)
         return evidence
+
+    def mass(
+        self, history: np.ndarray, end: np.ndarray, first: int = 1, last: int | None = None
+    ) -> np.ndarray:
+        """Sum what positions from `first` to `last` weigh by recency, category by category.
+
+        A score is a term of the category plus one of the position, so that behaviours of a
+        category can be counted together, once for all targets of a request.
+
+        Args:
+            history: category ids, oldest first, [U, L].
+            end: behaviours before the request, [U].
+            first: position of the newest that counts.
+            last: of the oldest; None for all.
+
+        Returns:
+            Sums, [U, C].
+        """
+        users, categories = len(history), len(self.attention)
+        cell = history + categories * np.arange(users)[:, None]
+        position = end[:, None] - np.arange(history.shape[1])
+        counts = position >= first if last is None else (position >= first) & (position <= last)
+        recent = np.where(counts, np.exp(self.recency[np.maximum(position, 0)]), 0.0)
+        mass = np.bincount(cell.ravel(), recent.ravel(), users * categories)
+        return mass.reshape(users, -1)
+
+    def votes(self, wanted: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weigh the categories of histories for one target each.
+
+        Args:
+            wanted: target categories, [U].
+            mass: of `mass`, [U, C].
+
+        Returns:
+            `sum_i W_i <m_t, m_i>` and `sum_i W_i` with weights `W_i` before the softmax divides
+            them, both [U].
+        """
+        similar = self.attention[wanted] @ self.attention.T
+        # No similarity exceeds 1, so exp() stays in range without a row maximum.
+        weight = mass * np.exp(self.sharpness * (similar - 1.0))
+        vote = (weight * (self.meaning[wanted] @ self.meaning.T)).sum(axis=1)
+        return vote, weight.sum(axis=1)
 
     def logit(self, evidence: np.ndarray) -> np.ndarray:
         """Log odds of a click, same shape as the evidence; equal cases are exactly equal.
@@ -223,7 +265,7 @@ def draw_lives(
     pick = pick + rng.integers(0, config.interests, (users, sessions))
     wish = catalogue.draw_categories(rng, (users, sessions // _SESSIONS_A_WISH + config.interests))
     category = np.take_along_axis(np.take_along_axis(wish, pick, axis=1), session, axis=1)
-    stray = rng.random(shape) < _STRAY
+    stray = rng.random(shape) < config.stray
     category[stray] = catalogue.draw_categories(rng, (int(stray.sum()),))
     gap_s = rng.exponential(np.where(opens, _SESSION_GAP_S, _BEHAVIOUR_GAP_S)).astype(np.int64)
     return {
@@ -245,32 +287,6 @@ def life_length(user: np.ndarray, config: SyntheticConfig) -> np.ndarray:
     is_short = np.floor((user + 1) * config.short_histories) > earlier
     short = earlier % (min(_LONGEST_SHORT_LIFE, config.history_length) + 1)
     return np.where(is_short, short, config.history_length).astype(np.int64)
-
-
-def auc(label: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve; a tie counts half. NaN without both classes.
-
-    Args:
-        label: bool, [T].
-        score: any real numbers, [T].
-    """
-    _, index, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[index]
-    positives = int(label.sum())
-    pairs = positives * (label.size - positives)
-    if pairs == 0:
-        return float("nan")
-    return float((rank[label].sum() - positives * (positives + 1) / 2) / pairs)
-
-
-def logloss(label: np.ndarray, logit: np.ndarray) -> float:
-    """Mean negative log likelihood in nats.
-
-    Args:
-        label: bool, [T].
-        logit: log odds, [T].
-    """
-    return float((np.logaddexp(0.0, logit) - label * logit).mean())
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

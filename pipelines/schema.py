@@ -152,8 +152,19 @@ class DatasetSchema:
     counts: dict[str, Any] = field(default_factory=dict)
     """What was read, kept and dropped, by reason."""
     oracle: dict[str, float] = field(default_factory=dict)
-    """Best possible AUC by split, where the data's author knows it."""
+    """Best possible AUC by split, where the data's author knows it; `test_newest_200` is what the
+    newest 200 behaviours allow."""
     format: int = FORMAT
+
+    def best_auc(self, split: str, history_length: int) -> float | None:
+        """The best possible AUC on a split, where it is known.
+
+        Args:
+            split: by name.
+            history_length: behaviours that are seen, the newest; where it is not known what so
+                many allow, it is what whole lives do.
+        """
+        return self.oracle.get(f"{split}_newest_{history_length}", self.oracle.get(split))
 
     def save(self, path: str) -> None:
         """Write the schema; the last file of a dataset, so that one without it is incomplete."""

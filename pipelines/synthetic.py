@@ -15,7 +15,8 @@ another agreement or length stay about equally hard. They are kept, with all vec
 
 **Oracle.** No score ranks better than the true probability, so the AUC of the planted logit on the
 very rows of a split is the best a model can expect there. It is `oracle` of `schema.json`: `train`,
-`val`, `test`, and with the logloss `train_logloss` and so on. The labels are one draw: a model can
+`val`, `test`, and with the logloss `train_logloss` and so on; what the newest behaviours alone
+allow is `test_newest_200` and so on (see `pipelines.oracle`). The labels are one draw: a model can
 end above it by luck, by a standard error or so, and on `train` by memory.
 
 **What it favours.** The planted scores and votes are dot products, so DARE with `width` or more
@@ -30,13 +31,27 @@ target does not enter the life: all three are simpler than a real log.
 **Behaviour.** A user has an endless list of wished categories (popularity: rank^-0.5) and a window
 of `interests` of them, which moves on by one every 4 sessions. A session of `session_length`
 behaviours on average (geometric) stays with one of the window, except that each behaviour is any
-category with probability 0.1. The item is Zipf (rank^-1) in its category. Seconds to the next
+category with probability `stray`. The item is Zipf (rank^-1) in its category. Seconds to the next
 behaviour: 2 plus an exponential of mean 60, or of 8 hours between sessions.
 
 **Requests.** A life has `history_length` behaviours, but a share `short_histories` of users has
 0, 1, 2, ... 20 in turn. The `requests` train requests and the val request come at sorted uniform
 moments of the life's second half, the test request at its end. No request has more than
 `history_length` behaviours before it: with the same `data.history_length` a model sees them all.
+
+**Long lives**, whose oldest behaviours decide (`make lifelong`). With `recency` 0 age counts for
+nothing. With `sharpness` 20 and `width` 16 a behaviour of the target's own category weighs e^20 and
+any other e^8.8 in the mean, since unit vectors of width D have (modified Bessel function I)
+
+    E exp(s cos) = Gamma(D/2) (2/s)^(D/2 - 1) I_(D/2 - 1)(s)
+
+so a single one outweighs 20,000 others about 4 to 1, and the logit mostly says whether the target's
+category is anywhere in the life. A wish lasts 4 sessions of 8, so the newest L hold those of about
+L/32 + interests - 1 wishes, and `stray` L strays: a category of popularity q is among them with
+probability 1 - (1 - q)^(L/32 + interests - 1 + stray L). Over targets, of 1,000 categories, with
+3 interests and stray 0.01, that is 0.02 at L = 200, 0.08 at 1,000, 0.27 at 5,000 and 0.62 at 20,000
+(0.018, 0.077, 0.27 and 0.61 on a log). What is not seen leaves only popularity to go by, so the
+best AUC rises with L to the end of a life; `newest` says how far.
 
 **Defaults** are sized for two CPU cores. At agreement 0, 0.5 and 1 the oracle of test is 0.870,
 0.871 and 0.871; the planted logit reaches 0.647, 0.632 and 0.574 without its category term
@@ -49,23 +64,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.oracle import NewestOracle, Tally
 from pipelines.planted import (
     START_S,
     Catalogue,
     Planted,
     SyntheticConfig,
-    auc,
     draw_lives,
     draw_vectors,
     life_length,
-    logloss,
 )
 from pipelines.prepare.writer import SPLITS, DatasetWriter, user_table
 from pipelines.schema import DatasetSchema, Layout
@@ -82,37 +95,6 @@ class _Users:
     life: dict[str, np.ndarray]
     end: np.ndarray
     target: dict[str, np.ndarray]
-
-
-class _Tally:
-    """What has to be known about all users at the end: oracle inputs and the ids that occurred."""
-
-    def __init__(self, config: SyntheticConfig) -> None:
-        self._label: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-        self._logit: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-        self._seen = {
-            "item": np.zeros(config.items + 1, bool),
-            "category": np.zeros(config.categories + 1, bool),
-        }
-
-    def add(self, split: str, label: np.ndarray, logit: np.ndarray) -> None:
-        self._label[split].append(label.ravel())
-        self._logit[split].append(logit.ravel())
-
-    def mark(self, table: dict[str, np.ndarray]) -> None:
-        for name, seen in self._seen.items():
-            seen[table[name]] = True
-
-    def distinct(self) -> dict[str, int]:
-        return {name: int(seen.sum()) for name, seen in self._seen.items()}
-
-    def oracle(self) -> dict[str, float]:
-        best: dict[str, float] = {}
-        for split in SPLITS:
-            label, logit = np.concatenate(self._label[split]), np.concatenate(self._logit[split])
-            best[split] = auc(label, logit)
-            best[f"{split}_logloss"] = logloss(label, logit)
-        return {name: value for name, value in best.items() if not math.isnan(value)}
 
 
 def prepare_synthetic(
@@ -132,6 +114,8 @@ def prepare_synthetic(
     interests: int = 6,
     session_length: float = 8.0,
     short_histories: float = 0.02,
+    stray: float = 0.1,
+    newest: str = "",
     layout: Layout = "user",
     seed: int = 1,
 ) -> DatasetSchema:
@@ -154,6 +138,9 @@ def prepare_synthetic(
         interests: Categories a user is after at a time.
         session_length: Mean behaviours in a session.
         short_histories: Share of users with lives of 0, 1, 2, ... 20 behaviours.
+        stray: Share of behaviours of any category instead of one the user is after.
+        newest: Numbers of behaviours, such as 200,1000,5000: `schema.json` then tells the best AUC
+            on test from so many of the newest.
         layout: One row a user, or one row a request.
         seed: Of every random choice.
 
@@ -178,6 +165,8 @@ def prepare_synthetic(
         interests=interests,
         session_length=session_length,
         short_histories=short_histories,
+        stray=stray,
+        newest=newest,
         layout=layout,
         seed=seed,
     )
@@ -190,7 +179,8 @@ def _write(out: str, config: SyntheticConfig) -> DatasetSchema:
     planted = _plant(config, catalogue, rng)
     writer = DatasetWriter(out, layout=config.layout, history_length=config.history_length)
     planted.save(storage.join(out, "planted.npz"))
-    tally = _Tally(config)
+    tally = Tally(config)
+    newest = NewestOracle(planted, config, catalogue)
     for first in range(0, config.users, config.chunk_users):
         user = np.arange(first, min(first + config.chunk_users, config.users))
         length = life_length(user, config)
@@ -202,6 +192,8 @@ def _write(out: str, config: SyntheticConfig) -> DatasetSchema:
         for split, slots in zip(SPLITS, _slots(config), strict=True):
             writer.add(split, _rows(user + 1, chunk, label, slots))
             tally.add(split, label[:, slots], logit[:, slots])
+        last = chunk.target["category"][:, -1]
+        newest.add(label[:, -1], last, chunk.life["category"], chunk.end[:, -1])
         seen = np.arange(config.history_length) < length[:, None]
         tally.mark({name: values[seen] for name, values in chunk.life.items()})
         tally.mark(chunk.target)
@@ -212,7 +204,7 @@ def _write(out: str, config: SyntheticConfig) -> DatasetSchema:
         protocol=dataclasses.asdict(config),
         distinct=tally.distinct(),
         counts={"users": config.users},
-        oracle=tally.oracle(),
+        oracle={**tally.oracle(), **newest.oracle()},
         rows={"item": config.items + 1, "category": config.categories + 1},
     )
 

@@ -25,6 +25,8 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare compare                   one table against two and four, where one is enough and not
   dare runs                      what runs there are: state, step, AUC, where
   dare runs compare A B          how runs differ, one HTML page: config, results, curves
+  dare bench all                 the benchmark page: a step and its floor, growth, choices
+  dare bench check               ratios that hold on any machine; exit code 1 where one does not
   dare bench train               samples/s and memory at the paper's setting, of any preset
   dare bench search              time of the search alone, against width and history length
   dare bench serve               time of one request's search: vectors of 8 to 128, 32 to 8 bits

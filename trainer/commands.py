@@ -168,7 +168,8 @@ def evaluate(arguments: list[str]) -> int:
         steps = trainer.load(checkpoint).step
         metrics = trainer.evaluate(parsed.split).metrics
         scored = {"name": config.name, "split": parsed.split, "checkpoint": checkpoint, **metrics}
-        scored |= {"oracle_auc": trainer.schema.oracle.get(parsed.split), "steps": steps}
+        best = trainer.schema.best_auc(parsed.split, config.data.history_length)
+        scored |= {"oracle_auc": best, "steps": steps}
         if context.is_main:
             print(json.dumps(finite(scored)))
     return 0
@@ -245,7 +246,9 @@ def runs(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Measure one thing, print it as JSON."""
+    """Measure, print one JSON object; exit code 1 where a check failed."""
+    from trainer.bench.all import bench_all
+    from trainer.bench.check import bench_check
     from trainer.bench.exchange import bench_exchange
     from trainer.bench.prepare import bench_prepare
     from trainer.bench.search import bench_search
@@ -253,6 +256,8 @@ def bench(arguments: list[str]) -> int:
     from trainer.bench.train import bench_train
 
     benches: dict[str, Callable[..., Any]] = {
+        "all": bench_all,
+        "check": bench_check,
         "train": bench_train,
         "search": bench_search,
         "serve": bench_serve,
@@ -265,4 +270,4 @@ def bench(arguments: list[str]) -> int:
     figures = benches[name](**options)
     if figures:  # Of all ranks, and from the first only.
         print(json.dumps(figures))
-    return 0
+    return 1 if figures.get("failed") else 0

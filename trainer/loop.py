@@ -285,7 +285,7 @@ class Trainer:
             self.context,
             split,
             evaluation.metrics,
-            oracle_auc=self.schema.oracle.get(split),
+            oracle_auc=self.schema.best_auc(split, self.config.data.history_length),
             best=best[1] if best else None,
             step=self.step,
             samples=self.train_stream.samples,

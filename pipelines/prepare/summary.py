@@ -26,6 +26,10 @@ def format_summary(schema: DatasetSchema, out: str) -> str:
     if schema.oracle:
         known = (f"{name} {schema.oracle[name]:.5f}" for name in schema.splits)
         blocks.append("best possible AUC  " + "  ".join(known))
+        for name, best in schema.oracle.items():
+            split, newest, length = name.rpartition("_newest_")
+            if newest:
+                blocks[-1] += f"\n{f'{split}, newest {int(length):,}':<27}{best:.5f}"
     recipe = _RECIPES.get(schema.source, f"{schema.source}_dare")
     command = f"dare train --config launch/recipes/{recipe}.yaml"
     if (out, schema.layout) != (f"data/{recipe.removesuffix('_dare')}", "user"):

@@ -20,7 +20,7 @@ from pipelines.overlap import make_pipeline
 from pipelines.schema import load_schema
 from tests.bench.ours import make_config, write_ours
 from tests.bench.rows import Shape, draw
-from trainer.bench.train import machine
+from trainer.bench.machine import machine
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context

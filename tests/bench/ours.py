@@ -20,7 +20,7 @@ from pipelines.schema import load_schema
 from tests.bench.rows import Array, Rows, Shape, digest, draw
 from tests.bench.turns import FIRST_STEPS, Turns
 from trainer.arguments import parse_run, run_parser
-from trainer.bench.train import machine
+from trainer.bench.machine import machine
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context

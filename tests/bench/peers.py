@@ -26,7 +26,7 @@ from tests.bench.ours import write_ours
 from tests.bench.race import ROOT, Contestant, race, ratios
 from tests.bench.rows import Shape, draw, write_fuxictr, write_paper
 from tests.bench.tables import hardware, to_markdown
-from trainer.bench.train import machine
+from trainer.bench.machine import machine
 
 logger = logging.getLogger(__name__)
 TOP_K = 20

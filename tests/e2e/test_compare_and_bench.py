@@ -1,12 +1,14 @@
-"""`dare compare` and `dare bench train` on sizes for seconds."""
+"""`dare compare` and `dare bench` on sizes for seconds."""
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.commands import dare, dare_without_report
+from trainer import commands
 from trainer.reliability.lock import locked
 from trainer.sweep.compare import Cell, format_table
 
@@ -191,3 +193,47 @@ def test_bench_exchange_of_one_rank_is_refused():
     outcome = dare("bench", "exchange", "--ranks=1")
     assert (outcome.code, outcome.out) == (2, "")
     assert "--ranks is 1" in outcome.err
+
+
+def test_bench_all_writes_its_page_section_by_section(tmp_path):
+    def measure(section: str) -> None:
+        sizes = ("--items=500", "--growth_items=500", "--history_lengths=[20, 40]")
+        effort = ("--seconds=0.05", "--repeats=2", f"--out={tmp_path}")
+        told = dare("bench", "all", f"--sections=[{section}]", *sizes, *effort).result
+        assert told["out"] == str(tmp_path)
+
+    measure("history")
+    first = json.loads((tmp_path / "benchmarks.json").read_text())["sections"]["history"]
+    measure("reading")
+    sections = json.loads((tmp_path / "benchmarks.json").read_text())["sections"]
+    assert sections["history"] == first
+    assert [cell["history_length"] for cell in first["cells"]] == [20, 40]
+    for cell in first["cells"]:
+        assert 0 < cell["samples_per_s_min"] <= cell["samples_per_s"] <= cell["samples_per_s_max"]
+        # Three targets share a history.
+        share = cell["samples_per_s"] * cell["history_length"] / 3
+        assert cell["behaviours_per_s"] == pytest.approx(share, rel=1e-3)
+        assert cell["exchange_share"] == 0
+    assert first["cells"][0]["first_ratio"] == 1
+    assert sections["reading"]["cells"][2]["over_step"] == 1
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## Growth with the history",
+        "## Reading",
+    ]
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _check_that_finds(failed: list[str]) -> Callable[[], dict[str, list[str]]]:
+    def check() -> dict[str, list[str]]:
+        """Check nothing."""
+        return {"failed": failed}
+
+    return check
+
+
+@pytest.mark.parametrize(("failed", "code"), [([], 0), (["a ratio"], 1)])
+def test_bench_tells_of_a_failed_check_by_its_exit_code(monkeypatch, capsys, failed, code):
+    monkeypatch.setattr("trainer.bench.check.bench_check", _check_that_finds(failed))
+    assert commands.bench(["check"]) == code
+    assert json.loads(capsys.readouterr().out) == {"failed": failed}

@@ -10,12 +10,15 @@ import yaml
 from tests.commands import dare
 from trainer.arguments import parse_run, run_parser
 
-RECIPES = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+LIFELONG = ROOT / "launch" / "recipes" / "synthetic_lifelong.yaml"
+RECIPES = sorted({*LIFELONG.parent.glob("*.yaml")} - {LIFELONG})
 COMMANDS = (
     *("doctor", "prepare", "plan", "train", "evaluate", "export"),
     *("analyze", "sweep", "compare"),
     *("runs", "runs compare"),
-    *("bench train", "bench search", "bench serve", "bench exchange", "bench prepare"),
+    *("bench all", "bench check", "bench train", "bench search", "bench serve"),
+    *("bench exchange", "bench prepare"),
 )
 
 
@@ -86,6 +89,23 @@ def test_a_recipe_says_only_what_there_is(recipe):
     uses = config.model.embeddings.uses
     shared = uses.attention_target == uses.representation_target
     assert shared == (config.model.preset == "twin")
+
+
+def test_the_lifelong_recipe_reads_whole_lives_of_the_log_that_make_prepares():
+    config, _, _ = parse_run(run_parser("test", ""), [f"--config={LIFELONG}"])
+    assert (config.name, config.model.preset) == (LIFELONG.stem, "dare")
+    said = (ROOT / "Makefile").read_text().replace("$(BIN)/", "").splitlines()
+    (made,) = (line.split() for line in said if "dare prepare" in line and LIFELONG.stem in line)
+    options = dict(zip(made[3::2], made[4::2], strict=True))
+    assert config.data.train == f"{options['--out']}/train"
+    assert config.data.history_length == int(options["--history_length"]) == 20_000
+    assert int(options["--items"]) == 1_000_000
+    # The decay ends with the one epoch, in steps of whole requests.
+    requests, targets = int(options["--users"]) * int(options["--requests"]), options["--targets"]
+    assert config.data.batch_size % int(targets) == 0
+    assert config.optim.schedule.decay_steps == requests * int(targets) / config.data.batch_size
+    (default,) = (line.split(" ?= ")[1] for line in said if line.startswith("LENGTHS ?= "))
+    assert {*default.split()} <= {*options["--newest"].split(",")}
 
 
 def test_recipes_come_in_pairs_that_differ_by_the_preset_alone():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import dare, dare_without_report
+from tests.commands import dare, dare_without_report, prepare_small
 from trainer.reliability.lock import locked
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +97,27 @@ def test_a_run_keeps_its_log_and_its_best_checkpoint(swept):
     assert checkpoint.name == f"step-{result['best_step']:08d}"
     at_best = dare("evaluate", f"--config={run / 'config.yaml'}").result
     assert at_best["auc"] == pytest.approx(result["auc"])
+
+
+def test_over_history_lengths_the_best_possible_is_that_of_the_behaviours_seen(tmp_path):
+    log, out = prepare_small(tmp_path / "log", "--newest=5"), tmp_path / "swept"
+    done = dare_without_report(
+        *("sweep", f"--config={RECIPE}", f"--data={log}", f"--out={out}", "--seeds=1"),
+        *("--vary", "data.history_length=5,20", "--launcher=here", "--keep=best"),
+        *("--loop.steps=2", "--model.search.top_k=5", "--telemetry.tensorboard=false"),
+    )
+    assert done.code == 0, done.err
+    oracle = json.loads((log / "schema.json").read_text())["oracle"]
+    assert oracle["test_newest_5"] < oracle["test"]
+    cells = json.loads((out / "sweep.json").read_text())["cells"]
+    known = {cell["varied"]["history_length"]: cell["figures"]["oracle_auc"] for cell in cells}
+    assert {length: figure["mean"] for length, figure in known.items()} == {
+        "5": oracle["test_newest_5"],
+        "20": oracle["test"],
+    }
+    (run,) = (out / "runs").glob("*history_length_5-*")
+    scored = dare("evaluate", f"--config={run / 'config.yaml'}").result
+    assert scored["oracle_auc"] == oracle["test_newest_5"]
 
 
 def test_called_again_it_makes_only_what_is_not_there_as_asked(swept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import json
@@ -14,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from trainer.arguments import parse_run, run_parser
 from trainer.bench.data import uniform_batch, uniform_schema
+from trainer.bench.lanes import join_by_file
 from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
@@ -110,11 +111,7 @@ def _one_rank(
     settings: Sequence[dict[str, Any]],
     rank: int,
 ) -> None:
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ |= dict(zip(names, map(str, (rank, rank, world, world)), strict=True))
-    torch.set_num_threads(1)
-    meeting = (Path(folder) / "rendezvous").as_uri()
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    join_by_file(rank, world, Path(folder))
     plan = Path(folder) / f"plan-{rank}.yaml"
     plan.write_text(f"tables: {{'*': {{sharding_types: [{sharding}]}}}}\n")
     cells = []
@@ -127,7 +124,8 @@ def _one_rank(
         (Path(folder) / "cells.json").write_text(json.dumps(cells))
     dist.destroy_process_group()
     sys.stderr.flush()
-    os._exit(0)  # As in trainer/__main__.py.
+    atexit._run_exitfuncs()
+    os._exit(0)
 
 
 def _cell(setting: dict[str, Any], requests: int, plan: str, context: RunContext) -> dict[str, Any]:

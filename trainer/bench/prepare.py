@@ -16,7 +16,8 @@ import torch
 
 from pipelines.prepare.event_store import Resources
 from pipelines.prepare.taobao import prepare_taobao
-from trainer.bench.train import check_least, machine
+from trainer.bench.machine import machine
+from trainer.bench.setting import check_least
 from trainer.telemetry.memory import peak_memory_bytes
 from trainer.telemetry.telemetry import configure_logging
 

@@ -9,28 +9,24 @@ from __future__ import annotations
 import functools
 import logging
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
-from modules.embedding import USES, Lookups, Use
+from modules.embedding import USES
 from modules.history import RequestGrid
 from modules.model_config import Preset, RankerConfig
-from modules.projection import UseProjection
-from modules.ranker import Ranker
 from modules.scorers import DotScorer
-from modules.views import Seen
 from pipelines.batch import Batch
 from trainer.arguments import parse_run, run_parser
 from trainer.bench.data import uniform_batch, uniform_schema
 from trainer.bench.floor import copy_speed, product_speed, seconds_a_call
+from trainer.bench.machine import machine
+from trainer.bench.search_model import SEARCH_USES, SearchModel
 from trainer.bench.search_report import format_search, write_search
-from trainer.bench.train import CATEGORIES, check_least, machine
+from trainer.bench.setting import CATEGORIES, check_least
 from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
@@ -38,42 +34,6 @@ from trainer.task import TrainTask
 from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
-
-_USES: tuple[Use, ...] = ("attention_target", "attention_history")
-
-
-@dataclass(frozen=True)
-class _Model:
-    """The ranker of one width, and where its lookups are."""
-
-    ranker: Ranker
-    collections: Sequence[str]
-    """Those that attention reads."""
-
-    def lookup(self, batch: Batch) -> dict[Use, Tensor]:
-        """Rows of targets and behaviours, item and category side by side."""
-        embeddings = self.ranker.embeddings
-        lookups: Lookups = {
-            name: embeddings.collections[name](batch.features) for name in self.collections
-        }
-        return {use: embeddings.view(lookups, use) for use in _USES}
-
-    def search(
-        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, Tensor]
-    ) -> Tensor:
-        """Score all behaviours and keep the best, index_RMK; projections of a use included."""
-        interaction = self.ranker.interaction
-        uses = {use: cast(UseProjection, interaction.uses[use]) for use in _USES}
-        seen = Seen(
-            {},
-            features,
-            grid,
-            {use: uses[use](rows[use]) for use in _USES},
-            {use: uses[use].position(interaction.positions.table(use)) for use in _USES},
-        )
-        rank_RML = interaction.search.scorer(seen).float()
-        index_RMK, _ = interaction.search(rank_RML, grid.behaviour_RL())
-        return cast(Tensor, index_RMK)
 
 
 def bench_search(
@@ -92,10 +52,12 @@ def bench_search(
     """Measure the search alone: scores of all behaviours, then the best of them.
 
     It is the model's own code on rows that its own tables looked up. The lookup of these rows is
-    measured apart. Every repeat goes over all settings, so that what else the machine does meets
-    all alike. Ids are uniform and histories full. The floor is what cannot be beaten where nothing
-    is in a cache: bytes that must be read and written at the speed of a copy, or the products at
-    that of a large matrix product, whichever is slower.
+    measured apart. On CUDA the search by kernels over jagged histories, which trains and serves
+    where only kept scores are asked for, stands beside torch's. Every repeat goes over all
+    settings, so that what else the machine does meets all alike. Ids are uniform and histories
+    full. The floor is what cannot be beaten where nothing is in a cache: bytes that must be read
+    and written at the speed of a copy, or the products at that of a large matrix product, whichever
+    is slower.
 
     Args:
         preset: the model whose search it is.
@@ -162,7 +124,7 @@ def _build(
     setting: dict[str, Any],
     shape: dict[str, int],
     context: RunContext,
-) -> _Model:
+) -> SearchModel:
     """The model at one width, its tables as in training."""
 
     def read(representation: int) -> TrainConfig:
@@ -184,13 +146,13 @@ def _build(
     config = read(width)
     _check_model(config.model)
     embeddings = config.model.embeddings
-    spaces = sorted({embeddings.space(use) for use in _USES})
-    if not any(embeddings.space(use) in spaces for use in USES if use not in _USES):
+    spaces = sorted({embeddings.space(use) for use in SEARCH_USES})
+    if not any(embeddings.space(use) in spaces for use in USES if use not in SEARCH_USES):
         config = read(4)  # Tables that are not read here.
     run = build(config, uniform_schema(**shape, history_length=history_length), context)
     run.model.eval()
     task = cast(TrainTask, run.model.module)
-    return _Model(task.ranker, [f"{space}_{width}" for space in spaces])
+    return SearchModel(task.ranker, [f"{space}_{width}" for space in spaces])
 
 
 def _check_model(model: RankerConfig) -> None:
@@ -204,23 +166,33 @@ def _check_model(model: RankerConfig) -> None:
 
 
 def _measure(
-    models: dict[int, _Model], batches: dict[int, Batch], repeats: int, device: torch.device
+    models: dict[int, SearchModel], batches: dict[int, Batch], repeats: int, device: torch.device
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Cells, and the speeds of the machine; the first of all repeats is for warming up."""
-    searches: dict[tuple[int, int], list[float]] = {(n, w): [] for n in batches for w in models}
-    lookups: dict[tuple[int, int], list[float]] = {(n, w): [] for n in batches for w in models}
+    settings = [(length, width) for length in batches for width in models]
+    times: dict[str, dict[tuple[int, int], list[float]]] = {
+        "search": {setting: [] for setting in settings},
+        "jagged": {
+            (n, w): [] for n, w in settings if models[w].is_jagged(device, batches[n].num_history)
+        },
+        "lookup": {setting: [] for setting in settings},
+    }
     copies, products = [], []
     with torch.no_grad():
         for repeat in range(repeats + 1):
             copies.append(copy_speed(device))
             products.append(product_speed(device))
-            for length, width in searches:
+            for length, width in settings:
                 model, batch = models[width], batches[length]
-                rows, grid = model.lookup(batch), _grid(batch)
-                looking_up = functools.partial(model.lookup, batch)
-                lookups[length, width].append(seconds_a_call(looking_up, device))
-                searching = functools.partial(model.search, batch.features, grid, rows)
-                searches[length, width].append(seconds_a_call(searching, device))
+                given = batch.features, _grid(batch), model.lookup(batch)
+                calls: dict[str, Callable[[], Any]] = {
+                    "lookup": functools.partial(model.lookup, batch),
+                    "search": functools.partial(model.search, *given),
+                    "jagged": functools.partial(model.search_jagged, *given),
+                }
+                for name, call in calls.items():
+                    if (length, width) in times[name]:
+                        times[name][length, width].append(seconds_a_call(call, device))
             if repeat:
                 logger.info("repeat %d of %d", repeat, repeats)
     speeds = {
@@ -228,11 +200,13 @@ def _measure(
         "product_flops_per_s": statistics.median(products[1:]),
     }
     cells = []
-    for (length, width), times in searches.items():
+    for length, width in settings:
         work = _work(models[width], batches[length], width)
         cell: dict[str, Any] = {"history_length": length, "width": width}
-        for name, found in (("search", times), ("lookup", lookups[length, width])):
-            needed = work.get(name)
+        for name, of_setting in times.items():
+            if (length, width) not in of_setting:
+                continue
+            found, needed = of_setting[length, width], work.get(name)
             cell |= {
                 f"{name}_s": statistics.median(found[1:]),
                 f"{name}_s_min": min(found[1:]),
@@ -247,14 +221,18 @@ def _measure(
     return cells, speeds
 
 
-def _work(model: _Model, batch: Batch, width: int) -> dict[str, tuple[int, int]]:
+def _work(model: SearchModel, batch: Batch, width: int) -> dict[str, tuple[int, int]]:
     """Bytes that must be read and written, and operations, of the lookup and of a dot product."""
     behaviours, shown = batch.num_behaviours, batch.label.numel()
     numbers, scores = 2 * width * (behaviours + shown), batch.num_targets * behaviours
     found = {"lookup": (8 * 2 * (behaviours + shown) + 4 * 2 * numbers, 0)}
     if isinstance(model.ranker.interaction.search.scorer, DotScorer):
         # Rows are read; scores are written, and read to find the best.
-        found["search"] = 4 * (numbers + 2 * scores), 2 * scores * 2 * width
+        products = 2 * scores * 2 * width
+        found["search"] = 4 * (numbers + 2 * scores), products
+        # No score is written; of what is kept a score, a column and whether it is one.
+        kept = shown * model.ranker.interaction.search.top_k
+        found["jagged"] = 4 * numbers + (4 + 8 + 1) * kept, products
     return found
 
 

@@ -17,9 +17,15 @@ def write_search(figures: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "search.json", figures)
     (folder / "search.md").write_text(format_search(figures))
+    titles = {
+        "search": "search (dashed: floor)",
+        "jagged": "search by kernels (dashed: floor)",
+        "lookup": "lookup of the rows (dashed: floor)",
+    }
     panels = [
-        Panel(title="search (dashed: floor)", lines=_lines(figures["cells"], "search")),
-        Panel(title="lookup of the rows (dashed: floor)", lines=_lines(figures["cells"], "lookup")),
+        Panel(title=title, lines=lines)
+        for name, title in titles.items()
+        if (lines := _lines(figures["cells"], name))
     ]
     draw_lines(
         panels,
@@ -58,7 +64,28 @@ def format_search(figures: Mapping[str, Any]) -> str:
             _ms(cell["lookup_floor_s"]),
         ]
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_jagged(cells)]) + "\n"
+
+
+def _jagged(cells: Sequence[Cell]) -> list[str]:
+    """A table of the search by kernels, where there is one."""
+    found = [cell for cell in cells if "jagged_s" in cell]
+    if not found:
+        return []
+    return [
+        "",
+        "By kernels over jagged histories, which write no scores down. *Of floor*: the floor's "
+        "share of the time.",
+        "",
+        "| history | width | torch | kernels | torch over kernels | floor | of floor |",
+        "|" + " ---: |" * 7,
+        *(
+            f"| {cell['history_length']:,} | {cell['width']} | {_ms(cell['search_s'])} | "
+            f"{_spread(cell, 'jagged')} | {cell['search_s'] / cell['jagged_s']:.1f} | "
+            f"{_ms(cell['jagged_floor_s'])} | {cell['jagged_floor_s'] / cell['jagged_s']:.0%} |"
+            for cell in found
+        ),
+    ]
 
 
 def _ms(seconds: float) -> str:
@@ -75,7 +102,9 @@ def _lines(cells: Sequence[Cell], name: str) -> list[Line]:
     """A line a history length, and its floor where it is known."""
     lines: list[Line] = []
     for length in dict.fromkeys(cell["history_length"] for cell in cells):
-        mine = [cell for cell in cells if cell["history_length"] == length]
+        mine = [c for c in cells if c["history_length"] == length and f"{name}_s" in c]
+        if not mine:
+            continue
         widths, middle = [c["width"] for c in mine], [c[f"{name}_s"] * 1e3 for c in mine]
         colour = f"C{len({line.colour for line in lines})}"
         lines.append(Line(label=f"{length:,} behaviours", x=widths, y=middle, colour=colour))

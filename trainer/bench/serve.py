@@ -20,8 +20,9 @@ from torch import Tensor
 from modules.row_precision import RowPrecision
 from modules.search_kernel import Keys, find_best, largest, make_keys
 from trainer.bench.floor import copy_speed, product_speed, seconds_a_call
+from trainer.bench.machine import machine
 from trainer.bench.serve_report import format_serve, write_serve
-from trainer.bench.train import check_least, machine
+from trainer.bench.setting import check_least
 from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,7 @@ PRESET_COLOURS = {"dare": "#0b6e4f", "twin": "#b3541e", "twin_4e": "#5b4b8a"}
 """Of the models that are drawn most; others take the next colour."""
 _STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 _DPI = 150
+Scale = Literal["linear", "log", "log_x"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class HeatMap:
 
 
 def draw_lines(
-    panels: Sequence[Panel], path: Path, *, x_label: str, y_label: str, scale: str = "linear"
+    panels: Sequence[Panel], path: Path, *, x_label: str, y_label: str, scale: Scale = "linear"
 ) -> None:
     """Draw panels side by side, each with its own legend.
 
@@ -63,7 +64,7 @@ def draw_lines(
         path: of the PNG.
         x_label: what x is.
         y_label: what y is.
-        scale: `linear` or `log`, of both axes.
+        scale: `linear` or `log`, of both axes, or `log_x` for a logarithmic x alone.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7 * len(panels), 4.2), layout="constrained")
@@ -72,9 +73,9 @@ def draw_lines(
         ):
             for line in panel.lines:
                 _draw_line(axes, line)
-            axes.set_xscale(scale)
-            axes.set_yscale(scale)
-            if scale == "log":
+            axes.set_xscale("linear" if scale == "linear" else "log")
+            axes.set_yscale("log" if scale == "log" else "linear")
+            if scale != "linear":
                 points = sorted({x for line in panel.lines for x in line.x})
                 axes.set_xticks(points, [f"{x:g}" for x in points], minor=False)
                 axes.minorticks_off()

@@ -18,7 +18,15 @@ from trainer.sweep.cells import (
     differences,
     over_presets,
 )
-from trainer.sweep.figures import PRESET_COLOURS, HeatMap, Line, Panel, draw_heat_maps, draw_lines
+from trainer.sweep.figures import (
+    PRESET_COLOURS,
+    HeatMap,
+    Line,
+    Panel,
+    Scale,
+    draw_heat_maps,
+    draw_lines,
+)
 from trainer.sweep.grid import Axis, Grid
 from trainer.sweep.runs import Ended
 from trainer.sweep.tables import (
@@ -29,6 +37,8 @@ from trainer.sweep.tables import (
     markdown_table,
     model_name,
 )
+
+_MAGNITUDES = 20
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,8 @@ def draw_report(report: Report, path: Path) -> bool:
         return False
     if len(varied) == 1:
         panels = [_panel(report, varied[0], dataset.label) for dataset in grid.datasets]
-        draw_lines(panels, path, x_label=varied[0].label, y_label=f"{report.split} AUC")
+        x_label, y_label = varied[0].label, f"{report.split} AUC"
+        draw_lines(panels, path, x_label=x_label, y_label=y_label, scale=_scale(varied[0]))
         return True
     if len(varied) == 2 and len(grid.presets) == 1:
         rows, columns = varied
@@ -146,6 +157,12 @@ def draw_report(report: Report, path: Path) -> bool:
         draw_heat_maps(maps, path, x_label=columns.label, y_label=rows.label)
         return True
     return False
+
+
+def _scale(axis: Axis) -> Scale:
+    """Numbers of several magnitudes, such as history lengths, are drawn by their logarithm."""
+    numbers = axis.numbers or [0.0]
+    return "log_x" if 0 < min(numbers) * _MAGNITUDES <= max(numbers) else "linear"
 
 
 def _panel(report: Report, axis: Axis, dataset: str) -> Panel:

@@ -203,3 +203,11 @@ def test_integer_widths_list_sizes_and_element_names_do_not_matter() -> None:
         "request",
         "a.parquet",
     )
+
+
+def test_the_best_possible_auc_is_that_of_the_behaviours_seen_where_it_is_known():
+    schema = dataclasses.replace(SCHEMA, oracle={"test": 0.9, "val": 0.8, "test_newest_200": 0.7})
+    assert schema.best_auc("test", 200) == 0.7
+    assert schema.best_auc("test", 100) == 0.9
+    assert schema.best_auc("val", 200) == 0.8
+    assert schema.best_auc("train", 200) is None

@@ -12,7 +12,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipelines.columns import check_columns
-from pipelines.planted import auc, load_planted
+from pipelines.oracle import auc
+from pipelines.planted import load_planted
 from pipelines.schema import DatasetSchema
 from pipelines.synthetic import prepare_synthetic
 
@@ -94,6 +95,79 @@ def test_the_oracle_is_what_the_formula_gives_on_the_files(
     wanted = log_loss(labels, 1 / (1 + np.exp(-score)))
     assert schema.oracle[f"{split}_logloss"] == pytest.approx(wanted, abs=1e-9)
     assert json.loads((folder / "schema.json").read_text())["oracle"] == schema.oracle
+
+
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def test_the_best_from_the_newest_counts_on_every_past_by_its_chance(tmp_path: Path) -> None:
+    """Lives of two: of the older behaviour only how popular its category is can be known."""
+    options = {**SMALL, "history_length": 2, "targets": 8, "recency": 0.3, "newest": "1"}
+    # Sessions of one and a thousand interests: what is seen says nothing about what is not.
+    options |= {"session_length": 1, "interests": 1000}
+    schema = prepare_synthetic(out=str(tmp_path), users=400, short_histories=0.2, **options)
+    with np.load(tmp_path / "planted.npz", allow_pickle=False) as raw:
+        planted = {name: raw[name] for name in raw.files}
+    similar = planted["attention"] @ planted["attention"].T
+    votes = planted["meaning"] @ planted["meaning"].T
+    popular = {category: category**-0.5 for category in range(1, 13)}
+    labels, blind, expected = [], [], []
+    for _, history, _, targets in requests(tmp_path, "test"):
+        newest = [category for _, category, _ in history[-1:]]
+        for _, target, label in targets:
+
+            def chance(life: list[int], target: int = target) -> float:
+                weights = [
+                    math.exp(planted["sharpness"] * similar[target, c] - 0.3 * math.log(p))
+                    for p, c in enumerate(life, start=1)
+                ]
+                vote = sum(w * votes[target, c] for w, c in zip(weights, life, strict=True))
+                evidence = vote / (sum(weights) or 1.0)
+                return sigmoid(planted["gain"] * evidence + planted["bias"])
+
+            pasts = popular if len(history) == 2 else {}
+            over_all = sum(share * chance([*newest, c]) for c, share in pasts.items())
+            expected.append(over_all / sum(popular.values()) if pasts else chance(newest))
+            blind.append(chance(newest))
+            labels.append(label)
+    best = roc_auc_score(labels, np.round(expected, 9))
+    assert schema.oracle["test_newest_1"] == pytest.approx(best, abs=0.004)
+    # Who takes what is not seen for nothing ranks worse than that, and who sees it, better.
+    assert roc_auc_score(labels, np.round(blind, 9)) < best - 0.01
+    assert schema.oracle["test"] > best + 0.01
+
+
+def test_the_best_from_the_newest_rises_with_them_to_that_of_whole_lives(tmp_path: Path) -> None:
+    options = {**SMALL, "recency": 0.2, "newest": "30, 3,10,1000"}
+    oracle = prepare_synthetic(out=str(tmp_path), users=400, **options).oracle
+    assert oracle["test_newest_3"] < oracle["test_newest_10"] < oracle["test"]
+    assert oracle["test_newest_30"] == oracle["test_newest_1000"] == oracle["test"]
+
+
+def test_asking_for_the_best_from_the_newest_changes_no_byte_of_the_log(
+    small: tuple[Path, DatasetSchema], tmp_path: Path
+) -> None:
+    folder, schema = small
+    asked = prepare_synthetic(
+        out=str(tmp_path), users=60, short_histories=0.5, newest="5", stray=0.1, **SMALL
+    )
+    assert checksums(asked) == checksums(schema)
+    assert (tmp_path / "planted.npz").read_bytes() == (folder / "planted.npz").read_bytes()
+    assert asked.oracle.pop("test_newest_5") > 0.5
+    assert asked.oracle == schema.oracle
+
+
+@pytest.mark.parametrize("stray", [0.0, 0.3])
+def test_strays_are_of_any_category_by_popularity(tmp_path: Path, stray: float) -> None:
+    # One interest at a time, in a session that never ends.
+    options = {"history_length": 60, "categories": 40, "interests": 1, "session_length": 1e9}
+    prepare_synthetic(out=str(tmp_path), users=300, stray=stray, short_histories=0.0, **options)
+    lives = [row["category"] for row in rows(tmp_path, "test")]
+    elsewhere = sum(60 - max(map(life.count, life)) for life in lives) / (60 * 300)
+    # The chance that a stray hits the interest: the sum of squared shares, both being c^-0.5.
+    hit = sum(1 / c for c in range(1, 41)) / sum(c**-0.5 for c in range(1, 41)) ** 2
+    assert elsewhere == pytest.approx(stray * (1 - hit), abs=0.015)
 
 
 def test_auc_counts_a_tie_half() -> None:
@@ -246,6 +320,11 @@ def test_a_life_of_20000_behaviours_works(tmp_path: Path) -> None:
         ("short_histories", 1.5),
         ("session_length", 0.5),
         ("sharpness", -1.0),
+        ("stray", 1.5),
+        ("newest", "0"),
+        ("newest", "200,"),
+        ("newest", "200;1000"),
+        ("newest", "-5"),
         ("seed", -1),
         ("layout", "column"),
     ],
@@ -255,6 +334,11 @@ def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: float) -> N
     with pytest.raises(ValueError, match=f"--{option} is {value}"):
         prepare_synthetic(out=str(tmp_path), **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_number_of_newest_is_told_with_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--newest is 1e3; give numbers of behaviours, such as"):
+        prepare_synthetic(out=str(tmp_path), users=4, newest="1e3", **SMALL)
 
 
 def test_a_dataset_is_never_overwritten(small: tuple[Path, DatasetSchema]) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from pipelines.prepare.summary import format_summary
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 
@@ -56,3 +58,11 @@ def test_the_next_command_names_data_that_is_not_where_the_recipe_looks():
         "next        dare train --config launch/recipes/tmall_dare.yaml --data.layout user "
         "--data.schema /logs/tmall/schema.json --data.train /logs/tmall/train"
     ) in text
+
+
+def test_the_summary_tells_what_the_newest_behaviours_allow_where_that_is_known():
+    oracle = {"train": 0.9, "train_logloss": 0.4, "train_newest_20000": 0.8125}
+    text = format_summary(replace(_schema({"damaged": 0}), oracle=oracle), "data/tmall")
+    told = [" ".join(line.split()) for line in text.splitlines()]
+    at = told.index("best possible AUC train 0.90000")
+    assert told[at + 1 : at + 3] == ["train, newest 20,000 0.81250", ""]

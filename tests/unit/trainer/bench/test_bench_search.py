@@ -35,8 +35,10 @@ def test_what_is_measured_keeps_what_the_model_keeps(preset):
     if preset in ("dare", "twin", "twin_proj"):
         # 60 scores, each 16 products and sums; written once and read once.
         assert work["search"] == (36 * 16 * 4 + 2 * 60 * 4, 2 * 60 * 16)
+        # 24 behaviours are kept, each a score, a column and a byte.
+        assert work["jagged"] == (36 * 16 * 4 + 24 * 13, 2 * 60 * 16)
     else:
-        assert "search" not in work
+        assert work.keys() == {"lookup"}
 
 
 @pytest.mark.parametrize("preset", ["sdim", "twin_v2", "twin_kdd23"])
@@ -89,4 +91,22 @@ def test_the_table_is_what_one_would_write_by_hand():
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| 2,000 | 64 | 10 (5 to 20) | 62% | 2 | 5.0 | 1,500 (1,500 to 1,500) | 375 |",
         "| 2,000 | 128 | 16 (8 to 32) | 100% | - | - | 0.4 (0.4 to 0.4) | 0.1 |",
+    ]
+    assert "kernels" not in told[0]
+
+
+def test_the_kernels_table_stands_below_where_they_ran():
+    cells = [cell(64, 0.010, 0.002, 1.5), cell(128, 0.016, 0.004, 0.0004)]
+    jagged = {"jagged_s": 0.004, "jagged_s_min": 0.003, "jagged_s_max": 0.005}
+    cells[1] |= {**jagged, "jagged_floor_s": 0.003}
+    figures = {
+        **{"preset": "dare", "requests": 4, "targets": 3, "top_k": 20, "rows": 1_000_000},
+        **{"repeats": 5, "copy_bytes_per_s": 1.25e10, "product_flops_per_s": 5e10},
+        "cells": cells,
+    }
+    told = format_search(figures).splitlines()
+    assert told[-3:] == [
+        "| history | width | torch | kernels | torch over kernels | floor | of floor |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| 2,000 | 128 | 16 | 4 (3 to 5) | 4.0 | 3 | 75% |",
     ]

@@ -61,6 +61,14 @@ def test_one_varied_number_is_a_line_a_model_with_error_bars():
     assert (call.kwargs["x_label"], call.kwargs["y_label"]) == ("top_k", "test AUC")
 
 
+def test_numbers_of_several_magnitudes_are_drawn_by_their_logarithm():
+    lengths = Axis("history_length", ("data.history_length",), ("200", "20000"))
+    assert drawn(report_of(("dare",), (lengths,), 0.5, 0.6)).kwargs["scale"] == "log_x"
+    assert drawn(report_of(("dare",), (TOP_K,), 0.5, 0.6)).kwargs["scale"] == "linear"
+    from_0 = Axis("x", ("loop.l2",), ("0", "20000"))
+    assert drawn(report_of(("dare",), (from_0,), 0.5, 0.6)).kwargs["scale"] == "linear"
+
+
 def test_a_point_whose_runs_failed_is_left_out_and_each_dataset_has_its_panel():
     two = (*ONE_SET, Dataset("tmall", "d/tmall"))
     call = drawn(report_of(("dare",), (TOP_K,), 0.6, 0.5, None, 0.7, datasets=two))
@@ -90,9 +98,10 @@ def test_pictures_are_pictures(tmp_path):
     draw_lines([Panel(lines=[line, bound])], tmp_path / "a.png", x_label="x", y_label="y")
     panel = Panel(lines=[line], title="t")
     draw_lines([panel, panel], tmp_path / "b.png", x_label="x", y_label="y", scale="log")
+    draw_lines([panel], tmp_path / "d.png", x_label="x", y_label="y", scale="log_x")
     one = HeatMap(title="t", rows=["1"], columns=["1", "2"], values=[[0.5, float("nan")]])
     draw_heat_maps([one], tmp_path / "c.png", x_label="x", y_label="y")
-    for name in "abc":
+    for name in "abcd":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

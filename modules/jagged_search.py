@@ -1,0 +1,85 @@
+"""Where the search of a model is done by kernels over jagged histories (`jagged_best`).
+
+Only its device decides. Products are of float32 in any autocast: a narrower copy of all rows costs
+more than it saves, so that there scores are not rounded to bf16, as they are without the kernels.
+Letters: L behaviours of the longest history, P width of the position.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+
+from modules.history import RequestGrid
+from modules.jagged_best import Best, keep_best
+from modules.model_config import RankerConfig
+from modules.representation import UnpooledDots
+from modules.scorers import DotScorer, scaled
+from modules.search import SearchUnit
+from modules.views import Seen
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels can run there; never while a graph of the model is traced."""
+    return device.type == "cuda" and _has_triton() and not torch.compiler.is_compiling()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def takes_over(config: RankerConfig, search: SearchUnit, grid: RequestGrid) -> bool:
+    """Whether the kernels search a batch of a model, by its device.
+
+    They do where a GPU is there, histories are longer than K, and nobody asks for the scores that
+    are not kept: neither sums over whole histories, such as the auxiliary head's, nor hooks that
+    look into the search. Scores must be dot products of rows that were looked up.
+    """
+    return (
+        runs_on(grid.history_offset_R1.device)
+        and grid.num_history > search.top_k
+        and not config.sums_whole_histories
+        and not search._forward_pre_hooks
+        and knows(config, search)
+    )
+
+
+def knows(config: RankerConfig, search: SearchUnit) -> bool:
+    """Whether a search is by dot products of rows that were looked up, which the kernels know."""
+    scorer = search.scorer
+    return (
+        isinstance(scorer, DotScorer)
+        and isinstance(scorer.dots, UnpooledDots)
+        and not config.search.cluster_size
+    )
+
+
+def best_of(search: SearchUnit, seen: Seen) -> Best:
+    """What a search that the kernels know keeps, and the scores of that.
+
+    Args:
+        search: its scorer is a `DotScorer`.
+        seen: a batch whose longest history is longer than K.
+    """
+    scorer = search.scorer
+    assert isinstance(scorer, DotScorer)
+    target_P = seen.target_position("attention_target")
+    with torch.autocast(target_P.device.type, enabled=False):
+        position_LP = seen.history_position("attention_history").float()
+        # Scores are linear in both products, so that these are their factors.
+        widths = scorer.width, target_P.numel()
+        position_L = position_LP @ target_P.float()
+        position_L = scaled(scorer.scale, torch.zeros_like(position_L), position_L, widths)
+        one, zero = torch.ones(()), torch.zeros(())
+        factor = float(scaled(scorer.scale, one, zero, widths))
+        return keep_best(
+            seen.rows["attention_history"],
+            seen.target_RMD("attention_target"),
+            position_L,
+            seen.grid.history_offset_R1,
+            factor=factor,
+            top_k=search.top_k,
+        )
