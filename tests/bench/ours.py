@@ -1,4 +1,4 @@
-"""This project's training, timed in turns: `python -m tests.bench.ours --data FOLDER`.
+"""This project's training, timed in turns, as `tests.bench.race` starts it.
 
 What runs is what `dare train` runs: its stream, its model under TorchRec, its pipeline.
 """
@@ -15,70 +15,40 @@ import torch
 
 from pipelines.batch import Batch
 from pipelines.overlap import make_pipeline
-from pipelines.prepare.writer import DatasetWriter, user_table
 from pipelines.schema import load_schema
-from tests.bench.rows import Array, Rows, Shape, digest, draw
-from tests.bench.turns import FIRST_STEPS, Turns
-from trainer.arguments import parse_run, run_parser
+from tests.bench.rows import Array, Rows, Shape, digest
+from tests.bench.turns import FIRST_STEPS, Turns, add_turns
+from trainer.bench.data import Users, write_equal
 from trainer.bench.machine import machine
+from trainer.bench.setting import DataShape, TrainSetting
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
 from trainer.telemetry.telemetry import configure_logging
 
 WIDTH = 16
-_CHUNK_BEHAVIOURS = 1 << 20
 
 
 def write_ours(folder: Path, rows: Rows, items: int) -> None:
     """The rows in the `user` layout."""
-    writer = DatasetWriter(str(folder))
-    requests, length = rows.history_RL.shape
-    targets, chunk = rows.target_RT.shape[1], max(1, _CHUNK_BEHAVIOURS // length)
-    for first in range(0, requests, chunk):
-        part = slice(first, first + chunk)
-        history, shown = rows.history_RL[part].ravel(), rows.target_RT[part].ravel()
-        users = shown.size // targets
-        table = user_table(
-            np.arange(first, first + users),
-            {
-                "item": history,
-                "category": rows.category(history),
-                "timestamp": np.tile(np.arange(length), users),
-            },
-            np.arange(users + 1) * length,
-            {"history_end": np.full(users, length), "timestamp": np.full(users, length)},
-            np.arange(users + 1),
-            {
-                "item": shown,
-                "category": rows.category(shown),
-                "label": rows.label_RT[part].ravel().astype(np.float32),
-            },
-            np.arange(users + 1) * targets,
+
+    def users(first: int, last: int) -> Users:
+        history_UL, target_UT = rows.history_RL[first:last], rows.target_RT[first:last]
+        return Users(
+            history={"item": history_UL, "category": rows.category(history_UL)},
+            target={"item": target_UT, "category": rows.category(target_UT)},
+            label=rows.label_RT[first:last],
         )
-        writer.add("train", table)
+
+    requests, length = rows.history_RL.shape
     sizes = {"item": items + 1, "category": rows.categories + 1}
-    distinct = {name: size - 1 for name, size in sizes.items()}
-    writer.close(source="bench", seed=0, protocol={}, distinct=distinct, rows=sizes)
+    write_equal(folder, users, requests, length, sizes)
 
 
 def make_config(data: Path, shape: Shape, options: list[str]) -> TrainConfig:
     """The run, as the command line makes it."""
-    widths = f"{{item: {WIDTH}, category: {WIDTH}, position: {WIDTH}}}"
-    config, _, _ = parse_run(
-        run_parser("tests.bench.ours", ""),
-        [
-            *(f"--data.{split}={data / split}" for split in ("train", "val", "test")),
-            f"--data.schema={data / 'schema.json'}",
-            f"--data.history_length={shape.history_length}",
-            f"--data.batch_size={shape.batch_size}",
-            "--data.shuffle_requests=8192",
-            f"--model.embeddings.attention={widths}",
-            f"--model.embeddings.representation={widths}",
-            *options,
-        ],
-    )
-    return config
+    rows = DataShape(items=shape.items, history_length=shape.history_length, targets=shape.targets)
+    return TrainSetting(data=rows, width=WIDTH, batch_size=shape.batch_size).config(data, options)
 
 
 def rows_of(batch: Batch) -> tuple[Array, Array, Array]:
@@ -93,9 +63,7 @@ def rows_of(batch: Batch) -> tuple[Array, Array, Array]:
     return found[0], found[1], batch.label.numpy().astype(np.int64)
 
 
-def time_training(
-    config: TrainConfig, context: RunContext, digest_read: str, steps: int, repeats: int
-) -> None:
+def time_training(config: TrainConfig, context: RunContext, digest_read: str, steps: int) -> None:
     """Train in turns and tell of them."""
     schema = load_schema(config.data.schema)
     stream = open_stream(config, "train", schema, context, epochs=1 << 30)
@@ -108,7 +76,7 @@ def time_training(
         "optimizer": f"{sparse.name}, rate {sparse.learning_rate}",
         "digest": digest_read,
     }
-    turns = Turns(steps, repeats, figures)
+    turns = Turns(steps, figures)
     for _ in range(FIRST_STEPS):
         pipeline.progress(stream)
     for _ in turns:
@@ -129,26 +97,14 @@ def read_once(config: TrainConfig, context: RunContext) -> Iterator[Batch]:
 def main() -> None:
     """Time it."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ours", description=__doc__)
-    parser.add_argument("--data", required=True, help="folder of rows; drawn where it is empty")
-    parser.add_argument("--items", type=int, default=100_000, help="rows of the item table, but 1")
-    parser.add_argument("--history_length", type=int, default=200)
-    parser.add_argument("--batch_size", type=int, default=2048)
-    parser.add_argument("--targets", type=int, default=3, help="targets a request")
-    parser.add_argument("--steps", type=int, default=15, help="of a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; 0: one a line of input")
+    add_turns(parser)
     given, options = parser.parse_known_args()
     data = Path(given.data)
-    if not (data / "shape.json").is_file():
-        names = ("items", "history_length", "batch_size", "targets")
-        shape = Shape(**{name: getattr(given, name) for name in names})
-        write_ours(data / "ours", draw(shape), shape.items)
-        shape.save(data)
-    shape = Shape.load(data)
     configure_logging(0)
     with run_context() as context:
-        config = make_config(data / "ours", shape, options)
+        config = make_config(data / "ours", Shape.load(data), options)
         read = digest(map(rows_of, read_once(config, context)))
-        time_training(config, context, read, given.steps, given.repeats)
+        time_training(config, context, read, given.steps)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.bench.rows import Shape, digest, draw, write_fuxictr
-from tests.bench.turns import Done, Turns, paced
+from tests.bench.rows import Shape, digest
+from tests.bench.turns import Done, Turns, add_turns, paced
 
 VERSION = "2.3.10"
 WIDTH = 16
@@ -133,24 +133,13 @@ def digest_read(loader: Any) -> str:
 def main() -> None:
     """Time it."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peer_fuxictr", description=__doc__)
-    parser.add_argument("--items", type=int, default=100_000, help="rows of the item table, but 1")
-    parser.add_argument("--history_length", type=int, default=200)
-    parser.add_argument("--top_k", type=int, default=20)
-    parser.add_argument("--batch_size", type=int, default=1024)
-    parser.add_argument("--targets", type=int, default=3, help="rows that share a history")
-    parser.add_argument("--steps", type=int, default=8, help="of a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; 0: one a line of input")
-    parser.add_argument("--data", default="", help="folder of rows that are there already")
+    parser.add_argument("--top_k", type=int, required=True)
+    add_turns(parser)
     given = parser.parse_args()
     twin, loader_class = load()
+    data = Path(given.data)
+    shape = Shape.load(data)
     with tempfile.TemporaryDirectory() as work:
-        data = Path(given.data or work)
-        if given.data:
-            shape = Shape.load(data)
-        else:
-            names = ("items", "history_length", "batch_size", "targets")
-            shape = Shape(**{name: getattr(given, name) for name in names})
-            write_fuxictr(data / "fuxictr", draw(shape), shape.items)
         features, files = feature_map(shape), data / "fuxictr"
         loader = loader_class(
             features,
@@ -170,7 +159,7 @@ def main() -> None:
             "digest": digest_read(loader),
         }
         model = make_model(twin, features, given.top_k, work)
-        turns = Turns(given.steps, given.repeats, figures)
+        turns = Turns(given.steps, figures)
         batches = paced(endless(loader), turns, lambda batch: len(batch[2]))
         try:
             model.fit(Paced(batches), epochs=1)

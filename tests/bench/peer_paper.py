@@ -1,4 +1,4 @@
-"""The training of the paper's released code, timed: `python -m tests.bench.peer_paper CLONE`.
+"""The training of the paper's released code, timed in turns, as `tests.bench.race` starts it.
 
 What runs is its own `train()`, from a clone of github.com/thuml/DARE, with its loader, its model,
 its Adam over whole tables and the arguments of its script for Taobao. Nothing of it is changed: the
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.bench.rows import Shape, digest, draw, write_paper
-from tests.bench.turns import Done, Turns, paced
+from tests.bench.rows import Shape, digest
+from tests.bench.turns import Done, Turns, add_turns, paced
 
 WIDTH = 16
 LEARNING_RATE, L2 = 0.01, 1e-6
@@ -152,29 +152,12 @@ def main() -> None:
     """Time it."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peer_paper", description=__doc__)
     parser.add_argument("clone", help="folder of a clone of github.com/thuml/DARE")
-    parser.add_argument("--items", type=int, default=100_000, help="rows of the item table, but 1")
-    parser.add_argument("--history_length", type=int, default=200)
-    parser.add_argument("--top_k", type=int, default=20)
-    parser.add_argument("--batch_size", type=int, default=2048)
-    parser.add_argument("--targets", type=int, default=3, help="rows that share a history")
-    parser.add_argument("--steps", type=int, default=4, help="of a turn; divides the 24 batches")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; 0: one a line of input")
-    parser.add_argument("--data", default="", help="folder of rows that are there already")
+    parser.add_argument("--top_k", type=int, required=True)
+    add_turns(parser)
     given = parser.parse_args()
-    peer = load(given.clone)
-    with tempfile.TemporaryDirectory() as work:
-        log, pattern = Path(work) / "log", str(Path(given.data) / "paper" / "train_{}_{}.npy")
-        log.mkdir()
-        if given.data:
-            shape = Shape.load(Path(given.data))
-        else:
-            shape = Shape(
-                items=given.items,
-                history_length=given.history_length,
-                batch_size=given.batch_size,
-                targets=given.targets,
-            )
-            pattern = write_paper(Path(work) / "paper", draw(shape), shape.batch_size, given.steps)
+    peer, data = load(given.clone), Path(given.data)
+    shape, pattern = Shape.load(data), str(data / "paper" / "train_{}_{}.npy")
+    with tempfile.TemporaryDirectory() as log:
         dataset = peer.SeqRecDataset(pattern, shape.batch_size, max_length=shape.history_length)
         figures = {
             "optimizer": f"torch.optim.Adam over whole tables, rate {LEARNING_RATE}, as its script",
@@ -182,8 +165,8 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "digest": digest_read(dataset),
         }
-        arguments = script_arguments(peer, shape, given.top_k, str(log))
-        turns = Turns(given.steps, given.repeats, figures)
+        arguments = script_arguments(peer, shape, given.top_k, log)
+        turns = Turns(given.steps, figures)
         train(peer, arguments, paced(endless(dataset), turns, lambda batch: len(batch["uid"])))
 
 

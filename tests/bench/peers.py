@@ -23,10 +23,11 @@ from typing import Any
 from tests.bench import peer_paper
 from tests.bench.gate import PARITY, check
 from tests.bench.ours import write_ours
-from tests.bench.race import ROOT, Contestant, race, ratios
+from tests.bench.race import ROOT, Contestant, race
 from tests.bench.rows import Shape, draw, write_fuxictr, write_paper
-from tests.bench.tables import hardware, to_markdown
+from tests.bench.tables import to_markdown
 from trainer.bench.machine import machine
+from trainer.bench.series import ratio
 
 logger = logging.getLogger(__name__)
 TOP_K = 20
@@ -95,7 +96,7 @@ CASES = {
 }
 
 
-ALONE = ("bytes_on_disk", "loader")
+ALONE = ("bytes_on_disk",)
 """Commands that say in JSON what needs no peer."""
 
 
@@ -147,7 +148,7 @@ def measure(case: Case, paper: str, fuxictr: str, repeats: int, folder: str) -> 
         found = race(contestants(case, paper, fuxictr), data, Path(work), repeats)
     for name, figures in found.items():
         if name != case.peer:
-            figures["ratio"] = ratios(figures, found[case.peer])
+            figures["beside"] = ratio(figures["samples_per_s"], found[case.peer]["samples_per_s"])
     return {
         **asdict(case),
         "top_k": TOP_K,
@@ -225,7 +226,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "peers.json"
     result: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"cases": {}}
-    result["machine"] = hardware()
+    result["machine"] = machine()
 
     def save() -> None:
         file.write_text(json.dumps(result, indent=1) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -76,7 +75,7 @@ class Running:
 @contextmanager
 def started(contestant: Contestant, data: Path, log: Path) -> Iterator[Running]:
     """Start it and wait until it is ready; it has ended afterwards."""
-    turns = ["--data", str(data), "--steps", str(contestant.steps), "--repeats", "0"]
+    turns = ["--data", str(data), "--steps", str(contestant.steps)]
     with log.open("w") as told, ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(
@@ -137,18 +136,6 @@ def race(
             "steps_a_turn": contestant.steps,
         }
         for contestant in contestants
-    }
-
-
-def ratios(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """Median, least and most of the ratios turn by turn."""
-    each = [
-        one / two for one, two in zip(mine["samples_per_s"], other["samples_per_s"], strict=True)
-    ]
-    return {
-        "median": round(statistics.median(each), 2),
-        "min": round(min(each), 2),
-        "max": round(max(each), 2),
     }
 
 

@@ -1,28 +1,11 @@
-"""What was measured, as Markdown, and the machine that it was measured on."""
+"""What was measured, as Markdown."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import statistics
-from pathlib import Path
 from typing import Any
 
 _TITLES = {"paper": "the paper's released code, DARE", "fuxictr": "FuxiCTR 2.3.10, TWIN"}
-
-
-def hardware() -> dict[str, Any]:
-    """The machine: processor, cores that may be used, memory."""
-    told = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", told.read_text()) if told.exists() else None
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "processor": model[1].strip() if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": pages,
-        "python": platform.python_version(),
-    }
 
 
 def to_markdown(result: dict[str, Any]) -> str:
@@ -31,8 +14,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Training beside peers",
         "",
-        f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB. Everyone may use all cores, reads in the "
+        f"{machine['machine']}, {machine['cores']} cores. Everyone may use all cores, reads in the "
         "training process, and trains in turns; the n-th turns are compared with each other. "
         "Samples/s and ratios: median, least to most.",
     ]
@@ -53,14 +35,6 @@ def to_markdown(result: dict[str, Any]) -> str:
             f"{disk['history_length']}: {disk['paper_bytes_a_sample']:,.0f} as the paper's "
             f"preprocessing leaves them, {disk['ours_bytes_a_sample']:,.0f} here, "
             f"{disk['ratio']:.0f} times fewer.",
-        ]
-    if "loader" in result:
-        loader = result["loader"]
-        lines += [
-            "",
-            f"Reading alone gives {loader['read_0_workers']:,.0f} targets/s in the training "
-            f"process and {loader['read_1_workers']:,.0f} with one worker process, where the step "
-            f"alone takes {loader['step']:,.0f}.",
         ]
     for name, case in result["cases"].items():
         lines += ["", *_case(name, case)]
@@ -84,7 +58,7 @@ def _case(name: str, case: dict[str, Any]) -> list[str]:
         model, _, way = who.partition(" ")
         optimizer = "dense Adam" if is_peer or way.startswith("dense") else "fused Adam"
         targets = "any" if is_peer else str(run["targets_a_request"])
-        ratio = "1" if is_peer else _spread(run["ratio"].values(), "{:.2f}")
+        ratio = "1" if is_peer else _spread(run["beside"].values(), "{:.2f}")
         label = _TITLES[who] if is_peer else f"this, `{model}`"
         lines.append(
             f"| {label} | {optimizer} | {targets} | "

@@ -7,6 +7,7 @@ This file needs the standard library alone, since it runs in the peers' own envi
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -23,6 +24,12 @@ FIRST_STEPS = 2
 _STATUS = Path("/proc/self/status")
 
 
+def add_turns(parser: argparse.ArgumentParser) -> None:
+    """What the race gives each program."""
+    parser.add_argument("--data", required=True, help="folder of the rows, in all formats")
+    parser.add_argument("--steps", type=int, required=True, help="of a turn")
+
+
 class Done(Exception):  # noqa: N818
     """No turn is left: how a peer's own training loop is left, which knows no other end."""
 
@@ -34,12 +41,11 @@ class Turns:
 
     Args:
         steps: of a turn.
-        repeats: turns, one after the other; 0 takes a turn a line of standard input.
         figures: what is told at the end beside the rates.
     """
 
-    def __init__(self, steps: int, repeats: int, figures: dict[str, Any]) -> None:
-        self.steps, self._repeats, self._figures = steps, repeats, figures
+    def __init__(self, steps: int, figures: dict[str, Any]) -> None:
+        self.steps, self._figures = steps, figures
         self._rates: list[float] = []
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -47,8 +53,7 @@ class Turns:
     def __iter__(self) -> Iterator[int]:
         """Whenever a turn is to begin, its number; the last JSON line once there are no more."""
         self._tell({"ready": True})
-        waiting = range(self._repeats) if self._repeats else sys.stdin
-        for number, _ in enumerate(waiting):
+        for number, _ in enumerate(sys.stdin):
             yield number
         rates = [round(rate, 1) for rate in self._rates]
         self._tell({"samples_per_s": rates, "peak_memory_bytes": peak_bytes(), **self._figures})

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainer.bench.exchange import bench_exchange
 from trainer.bench.growth import history_settings, measure_history, measure_items, measure_ranks
@@ -29,17 +29,7 @@ logger = logging.getLogger(__name__)
 Section = Literal[
     "step", "levers", "history", "items", "ranks", "reading", "search", "serve", "exchange"
 ]
-SECTIONS: tuple[Section, ...] = (
-    "step",
-    "levers",
-    "history",
-    "items",
-    "ranks",
-    "reading",
-    "search",
-    "serve",
-    "exchange",
-)
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 def bench_all(

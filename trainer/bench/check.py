@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trainer.bench.exchange import bench_exchange
-from trainer.bench.lanes import measure_in_turn, open_lane, ratio
+from trainer.bench.growth import history_settings
+from trainer.bench.lanes import measure_in_turn, open_lane
 from trainer.bench.machine import machine
-from trainer.bench.setting import DataShape, Effort, TrainSetting
+from trainer.bench.series import ratio
+from trainer.bench.setting import Effort, TrainSetting
 from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 
-_BEHAVIOURS = 60_000
-_SMALL = TrainSetting(data=DataShape(items=1_000_000), batch_size=3 * _BEHAVIOURS // 200)
+_ITEMS, _BEHAVIOURS = 1_000_000, 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +54,17 @@ def bench_check(*, seconds: float = 0.5, repeats: int = 5) -> dict[str, Any]:
     """
     effort = Effort(seconds=seconds, repeats=repeats)
     configure_logging(0)
-    one_target = replace(_SMALL, data=replace(_SMALL.data, targets=1), batch_size=_SMALL.requests)
-    long = replace(
-        _SMALL,
-        data=replace(_SMALL.data, history_length=10_000),
-        batch_size=3 * _BEHAVIOURS // 10_000,
-    )
+    short, long = history_settings((200, 10_000), _ITEMS, _BEHAVIOURS)
+    one_target = replace(short, data=replace(short.data, targets=1), batch_size=short.requests)
     checks: Sequence[Callable[[], Checked]] = (
         lambda: Checked(
             name="samples/s, three targets a request against one",
-            ratio=_rates(_SMALL, one_target, effort),
+            ratio=_rates(short, one_target, effort),
             least=1.4,
         ),
         lambda: Checked(
             name="behaviours/s, histories of 10,000 against 200",
-            ratio=_rates(long, _SMALL, effort) * _SMALL.batch_size / long.batch_size,
+            ratio=_rates(long, short, effort) * short.batch_size / long.batch_size,
             least=2 / 3,
         ),
         lambda: Checked(
@@ -95,7 +92,8 @@ def bench_check(*, seconds: float = 0.5, repeats: int = 5) -> dict[str, Any]:
 
 def _rates(one: TrainSetting, other: TrainSetting, effort: Effort) -> float:
     with open_lane(one) as first, open_lane(other) as second:
-        return ratio(*measure_in_turn([first, second], effort, "check"))["ratio"]
+        found = measure_in_turn([first, second], effort, "check")
+        return ratio(*(series.rates for series in found))["ratio"]
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,36 +91,62 @@ def write_uniform(folder: Path, shape: DataShape, requests: int, seed: int) -> N
         seed: of the ids.
     """
     rng = np.random.default_rng(seed)
+    rows = {"item": shape.items + 1, "category": CATEGORIES + 1}
+
+    def draw(first: int, last: int) -> Users:
+        lives, shown = (last - first, shape.history_length), (last - first, shape.targets)
+        return Users(
+            history={name: rng.integers(1, size, lives) for name, size in rows.items()},
+            target={name: rng.integers(1, size, shown) for name, size in rows.items()},
+            label=np.broadcast_to(np.arange(shape.targets) == 0, shown),
+        )
+
+    write_equal(folder, draw, requests, shape.history_length, rows)
+
+
+class Users(NamedTuple):
+    """Users with a request each, all with as many behaviours and targets."""
+
+    history: dict[str, np.ndarray]
+    """Ids by feature, oldest first, [U, L]."""
+    target: dict[str, np.ndarray]
+    """Ids by feature, [U, T]."""
+    label: np.ndarray
+    """Clicked or not, [U, T]."""
+
+
+def write_equal(
+    folder: Path,
+    users: Callable[[int, int], Users],
+    requests: int,
+    history_length: int,
+    rows: dict[str, int],
+) -> None:
+    """Write a dataset of such users, in the `user` layout.
+
+    Args:
+        folder: where it goes.
+        users: those from one number to another, which are asked for once and in their order.
+        requests: how many users there are.
+        history_length: behaviours of each.
+        rows: of each feature's table.
+    """
     writer = DatasetWriter(str(folder))
-    length, targets = shape.history_length, shape.targets
-    chunk = max(1, _CHUNK // length)
+    chunk = max(1, _CHUNK // history_length)
     for first in range(0, requests, chunk):
-        users = min(chunk, requests - first)
-        behaviours, shown = users * length, users * targets
-        life = {
-            "item": rng.integers(1, shape.items + 1, behaviours),
-            "category": rng.integers(1, CATEGORIES + 1, behaviours),
-            "timestamp": np.tile(np.arange(length), users),
-        }
+        found = users(first, min(first + chunk, requests))
+        count, targets = found.label.shape
+        life = {name: ids.ravel() for name, ids in found.history.items()}
+        shown = {name: ids.ravel() for name, ids in found.target.items()}
         table = user_table(
-            np.arange(first, first + users),
-            life,
-            np.arange(users + 1) * length,
-            {"history_end": np.full(users, length), "timestamp": np.full(users, length)},
-            np.arange(users + 1),
-            {
-                "item": rng.integers(1, shape.items + 1, shown),
-                "category": rng.integers(1, CATEGORIES + 1, shown),
-                "label": (np.arange(shown) % targets == 0).astype(np.float32),
-            },
-            np.arange(users + 1) * targets,
+            np.arange(first, first + count),
+            {**life, "timestamp": np.tile(np.arange(history_length), count)},
+            np.arange(count + 1) * history_length,
+            {name: np.full(count, history_length) for name in ("history_end", "timestamp")},
+            np.arange(count + 1),
+            {**shown, "label": found.label.ravel().astype(np.float32)},
+            np.arange(count + 1) * targets,
         )
         writer.add("train", table)
-    rows = {"item": shape.items + 1, "category": CATEGORIES + 1}
-    writer.close(
-        source="bench",
-        seed=seed,
-        protocol={},
-        distinct={name: size - 1 for name, size in rows.items()},
-        rows=rows,
-    )
+    distinct = {name: size - 1 for name, size in rows.items()}
+    writer.close(source="bench", seed=0, protocol={}, distinct=distinct, rows=rows)

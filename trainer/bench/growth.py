@@ -12,26 +12,28 @@ import psutil
 import torch
 
 from trainer.bench.floor import copy_speed
-from trainer.bench.lanes import Lane, Series, measure_in_turn, open_lane, ratio
+from trainer.bench.lanes import Lane, measure_in_turn, open_lane
+from trainer.bench.series import Series, ratio
 from trainer.bench.setting import DataShape, Effort, TrainSetting
 from trainer.bench.step_floor import step_floor
 from trainer.report.headline import format_bytes
 
 logger = logging.getLogger(__name__)
 
-_BEHAVIOURS = 120_000
-"""A batch, whatever the history length."""
 _PROFILED_STEPS = 5
 _ROOM = 1.25
 """Memory that has to be free, against the bytes that must be held."""
 
 
-def history_settings(lengths: Sequence[int], items: int) -> list[TrainSetting]:
+def history_settings(
+    lengths: Sequence[int], items: int, behaviours: int = 120_000
+) -> list[TrainSetting]:
     """Trainings on histories of some lengths, all with as many behaviours a step.
 
     Args:
         lengths: of all histories, behaviours.
         items: rows of the item table.
+        behaviours: of a step.
 
     Raises:
         ValueError: a length that cannot be.
@@ -39,7 +41,7 @@ def history_settings(lengths: Sequence[int], items: int) -> list[TrainSetting]:
     return [
         TrainSetting(
             data=DataShape(items=items, history_length=length),
-            batch_size=DataShape.targets * max(1, _BEHAVIOURS // max(1, length)),
+            batch_size=DataShape.targets * max(1, behaviours // max(1, length)),
         )
         for length in lengths
     ]
@@ -147,17 +149,24 @@ def _cell(
     lane: Lane, setting: TrainSetting, series: Series, first: Series, copied_per_s: float
 ) -> dict[str, Any]:
     floor, own = step_floor(setting), lane.ready.peak_bytes - lane.ready.before_bytes
-    exchange = [one for one in lane.profile(_PROFILED_STEPS) if one.name == "exchange"]
     return {
         **series.figures(),
-        **{f"first_{name}": value for name, value in ratio(first, series).items()},
+        **{f"first_{name}": value for name, value in ratio(first.rates, series.rates).items()},
         "floor_share": round(floor.moved_bytes / copied_per_s / series.step_s, 4),
         "peak_memory_bytes": lane.ready.peak_bytes,
         "before_memory_bytes": lane.ready.before_bytes,
         "held_bytes": floor.held_bytes // lane.ranks,
         "memory_over_held": round(own * lane.ranks / floor.held_bytes, 2),
-        "exchange_share": round(exchange[0].share, 3) if exchange else 0.0,
+        "exchange_share": _exchange_share(lane),
     }
+
+
+def _exchange_share(lane: Lane) -> float:
+    """Of the time of a step, that in which rank 0 sent or waited for something."""
+    if lane.ranks == 1:
+        return 0.0
+    operators = {one.name: one for one in lane.profile(_PROFILED_STEPS)}
+    return round(operators["exchange"].share, 3)
 
 
 def _free_bytes() -> int:

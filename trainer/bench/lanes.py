@@ -9,12 +9,10 @@ import functools
 import logging
 import os
 import signal
-import statistics
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from torch import multiprocessing as mp
 
 from trainer.bench.data import write_uniform
 from trainer.bench.profile import Operator, count_operations, profile
+from trainer.bench.series import Series
 from trainer.bench.setting import Effort, TrainSetting
 from trainer.bench.training import Measured, Training
 from trainer.distributed import run_context
@@ -143,31 +142,6 @@ def open_lane(setting: TrainSetting, ranks: int = 1) -> Iterator[Lane]:
             lane.close()
 
 
-@dataclass(frozen=True)
-class Series:
-    """One lane's repeats."""
-
-    rates: Sequence[float]
-    """Samples a second, of all ranks."""
-    waits: Sequence[float]
-    """Share of the time spent waiting for data."""
-    steps: int
-    """Of a repeat."""
-    step_s: float
-    """Median."""
-
-    def figures(self) -> dict[str, Any]:
-        """As they are written down."""
-        return {
-            "samples_per_s": round(statistics.median(self.rates), 1),
-            "samples_per_s_min": round(min(self.rates), 1),
-            "samples_per_s_max": round(max(self.rates), 1),
-            "step_ms": round(1e3 * self.step_s, 2),
-            "data_wait_share": round(statistics.median(self.waits), 4),
-            "steps": self.steps,
-        }
-
-
 def measure_in_turn(lanes: Sequence[Lane], effort: Effort, name: str) -> list[Series]:
     """Measure each lane for some seconds, one after the other, and that again and again.
 
@@ -183,25 +157,7 @@ def measure_in_turn(lanes: Sequence[Lane], effort: Effort, name: str) -> list[Se
             mine.append(lane.measure(number))
         told = ", ".join(f"{mine[-1].samples / mine[-1].seconds:,.0f}" for mine in found)
         logger.info("%s, repeat %d of %d: %s samples/s", name, repeat + 1, effort.repeats, told)
-    return [
-        Series(
-            rates=[one.samples / one.seconds for one in mine],
-            waits=[one.waited_s / one.seconds for one in mine],
-            steps=number,
-            step_s=statistics.median(one.seconds / number for one in mine),
-        )
-        for number, mine in zip(steps, found, strict=True)
-    ]
-
-
-def ratio(one: Series, other: Series) -> dict[str, float]:
-    """Rates of one over those of the other, repeat by repeat."""
-    pairs = [a / b for a, b in zip(one.rates, other.rates, strict=True)]
-    return {
-        "ratio": round(statistics.median(pairs), 3),
-        "ratio_min": round(min(pairs), 3),
-        "ratio_max": round(max(pairs), 3),
-    }
+    return [Series(mine, number) for number, mine in zip(steps, found, strict=True)]
 
 
 def join_by_file(rank: int, world: int, folder: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from trainer.bench.lanes import measure_in_turn, open_lane, ratio
+from trainer.bench.lanes import measure_in_turn, open_lane
+from trainer.bench.series import ratio
 from trainer.bench.setting import Effort, TrainSetting
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def measure_levers(base: TrainSetting, effort: Effort) -> dict[str, Any]:
                     "lever": name,
                     **theirs.figures(),
                     "base_samples_per_s": ours.figures()["samples_per_s"],
-                    **ratio(ours, theirs),
+                    **ratio(ours.rates, theirs.rates),
                 }
             )
     return {"cells": cells}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pipelines.batch import Batch
 from pipelines.overlap import make_pipeline
 from pipelines.schema import load_schema
 from trainer.bench.data import write_uniform
+from trainer.bench.series import ratio, spread
 from trainer.bench.setting import Effort, TrainSetting
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
@@ -57,16 +57,8 @@ def measure_reading(base: TrainSetting, effort: Effort) -> dict[str, Any]:
             logger.info("reading, repeat %d of %d", repeat + 1, effort.repeats)
     cells = []
     for name, found in rates.items():
-        ratios = [a / b for a, b in zip(found, rates[_STEP], strict=True)]
-        cells.append(
-            {
-                "part": name,
-                "samples_per_s": round(statistics.median(found), 1),
-                "samples_per_s_min": round(min(found), 1),
-                "samples_per_s_max": round(max(found), 1),
-                "over_step": round(statistics.median(ratios), 2),
-            }
-        )
+        over = ratio(found, rates[_STEP])["ratio"]
+        cells.append({"part": name, **spread(found), "over_step": over})
     return {"cells": cells}
 
 

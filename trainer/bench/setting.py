@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,11 +98,12 @@ class TrainSetting:
         """Behaviours a step and rank."""
         return self.requests * self.data.history_length
 
-    def config(self, folder: Path) -> TrainConfig:
+    def config(self, folder: Path, options: Sequence[str] = ()) -> TrainConfig:
         """The run, built as the command line would.
 
         Args:
             folder: of its data.
+            options: of the command line, which count more.
         """
         widths = f"{{item: {self.width}, category: {self.width}, position: {self.width}}}"
         config, _, _ = parse_run(
@@ -120,6 +122,7 @@ class TrainSetting:
                 f"--model.head.auxiliary_weight={float(self.auxiliary)}",
                 f"--optim.sparse.name={self.sparse_optimizer}",
                 f"--seed={self.seed}",
+                *options,
             ],
         )
         return config

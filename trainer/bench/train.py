@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from modules.model_config import Preset
 from trainer.bench.data import write_uniform
 from trainer.bench.machine import machine
+from trainer.bench.series import Series
 from trainer.bench.setting import DataShape, TrainSetting, check_least
 from trainer.bench.training import WARM_UP_STEPS, Training
 from trainer.distributed import RunContext, run_context
@@ -123,17 +123,14 @@ def _measure(
     setting: TrainSetting, folder: Path, context: RunContext, steps: int, repeats: int
 ) -> dict[str, Any]:
     training = Training(setting, folder, context)
-    rates, waits = [], []
+    found = []
     for repeat in range(repeats):
         measured = training.steps(steps)
-        rates.append(measured.samples * context.world / measured.seconds)
-        waits.append(measured.waited_s / measured.seconds)
-        logger.info("repeat %d of %d: %s samples/s", repeat + 1, repeats, f"{rates[-1]:,.0f}")
+        found.append(measured._replace(samples=measured.samples * context.world))
+        rate = found[-1].samples / found[-1].seconds
+        logger.info("repeat %d of %d: %s samples/s", repeat + 1, repeats, f"{rate:,.0f}")
     return {
-        "samples_per_s": round(statistics.median(rates), 1),
-        "samples_per_s_min": round(min(rates), 1),
-        "samples_per_s_max": round(max(rates), 1),
-        "data_wait_share": round(statistics.median(waits), 4),
+        **Series(found, steps).figures(),
         "peak_memory_bytes": training.peak_memory_bytes(),
         "ranks": context.world,
         "device": context.device.type,
