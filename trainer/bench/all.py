@@ -147,10 +147,14 @@ def _draw_history(figures: Mapping[str, Any], file: Path) -> None:
     cells = figures["cells"]
     lengths = [cell["history_length"] for cell in cells]
     rates = [cell["behaviours_per_s"] / 1e6 for cell in cells]
-    line = Line(label="training", x=lengths, y=rates)
+    lines = [
+        Line(label="training", x=lengths, y=rates),
+        Line(label="a third less", x=lengths, y=[rates[0] * 2 / 3] * len(rates), dashed=True),
+    ]
     draw_lines(
-        [Panel(lines=[line], title="120,000 behaviours a step")],
+        [Panel(lines=lines, title="120,000 behaviours a step")],
         file,
         x_label="behaviours of a history",
         y_label="million behaviours a second",
+        scale="log_x",
     )
