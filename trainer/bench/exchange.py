@@ -177,7 +177,7 @@ def _step(
     setting: dict[str, Any], requests: int, plan: str, lookups: Sequence[str], context: RunContext
 ) -> dict[str, float]:
     """Bytes a request that all ranks send in one step, by what they carry."""
-    config = _config(setting, plan, lookups)
+    config = _config(setting, requests, plan, lookups)
     shape = {
         "items": ITEMS,
         "categories": CATEGORIES,
@@ -197,7 +197,9 @@ def _step(
     return {name: number / (requests * context.world) for name, number in total.items()}
 
 
-def _config(setting: dict[str, Any], plan: str, lookups: Sequence[str]) -> TrainConfig:
+def _config(
+    setting: dict[str, Any], requests: int, plan: str, lookups: Sequence[str]
+) -> TrainConfig:
     def widths(width: int) -> str:
         return f"{{item: {width}, category: {width}, position: {ATTENTION_WIDTH}}}"
 
@@ -205,6 +207,8 @@ def _config(setting: dict[str, Any], plan: str, lookups: Sequence[str]) -> Train
         run_parser("dare bench exchange", ""),
         [
             f"--data.history_length={setting['history_length']}",
+            # What the planner leaves room for.
+            f"--data.batch_size={requests * setting['targets']}",
             f"--model.search.top_k={setting['top_k']}",
             f"--model.head.auxiliary_weight={float(setting['auxiliary'])}",
             f"--model.embeddings.attention={widths(ATTENTION_WIDTH)}",
