@@ -26,8 +26,9 @@ def format_page(result: Figures) -> str:
         "# Benchmarks",
         "",
         f"`{result['command']}` wrote this page at commit {machine['commit']} on {device}; "
-        f"{versions}. Figures are medians of {setting['repeats']} repeats with the least and the "
-        "most in parentheses. What is compared was measured in turns, repeat by repeat, and a "
+        f"{versions}. Figures are medians of {setting['repeats']} repeats, of about "
+        f"{setting['seconds']:g} s for a training, with the least and the most in parentheses. "
+        "What is compared was measured in turns, repeat by repeat, and a "
         "ratio is that of repeats beside each other: read ratios, bare rates are this machine's. "
         f"Unless said otherwise: DARE, {setting['items']:,} items, 200 behaviours, 20 kept, "
         "16 numbers a feature, 2,048 targets a step, 3 a request, auxiliary loss on, lazy Adam; "
