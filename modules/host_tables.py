@@ -1,9 +1,9 @@
 """Embedding lookup on CPU, one row an id, with the sparse optimizer inside its backward.
 
 FBGEMM's CPU kernel for `PoolingMode.NONE` takes about 0.5 s backward for 137 k ids of a 4 M row
-table, and knows no Adam. This one sorts the ids, sums the gradient of equal ids with one
-`embedding_bag`, and updates each row once, in a twentieth of the time. On CUDA, FBGEMM's own
-kernels are used. Letters: N ids, U different rows, D width.
+table, and knows no Adam. This one sorts the ids and moves each row once, in one pass over its
+gradients, weights and state (`row_steps`). On CUDA, FBGEMM's own kernels are used.
+Letters: N ids, U different rows, D width.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 from torch.optim.adam import adam
 
+from modules import row_steps
+from modules.row_steps import AdamNumbers, NamedRows, named_rows
+
 StateShape = Literal["row", "element"]
 MovedRows = Literal["present", "every"]
 """Which rows a step moves: those that occur in the batch, or all, by Adam's momentum."""
@@ -35,21 +38,19 @@ _STATES: dict[EmbOptimType, dict[str, StateShape]] = {
 """Optimizer state by FBGEMM's names, so that a checkpoint reads the same on CPU and CUDA."""
 
 
-def sum_equal_rows(row_N: Tensor, grad_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the gradients of equal ids.
+def sum_ids(named: NamedRows, grad_ND: Tensor) -> Tensor:
+    """Sum the gradients of the ids of each row.
 
     Args:
-        row_N: int64 row of each gradient.
-        grad_ND: the gradients.
+        named: the rows of the batch.
+        grad_ND: the gradient of each id.
 
     Returns:
-        row_U, increasing and different, and grad_UD.
+        grad_UD.
     """
-    sorted_N, order_N = torch.sort(row_N, stable=True)
-    row_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
-    start_U = torch.cumsum(count_U, 0) - count_U
-    grad_UD = torch.nn.functional.embedding_bag(order_N, grad_ND, start_U, mode="sum")
-    return row_U, grad_UD
+    return torch.nn.functional.embedding_bag(
+        named.order_N, grad_ND, named.start_U1[:-1], mode="sum"
+    )
 
 
 class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
@@ -137,7 +138,10 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         counts = [0] * len(self.embedding_specs)
         for table, start, stop in zip(features, bounds, bounds[1:], strict=False):
             counts[table] += stop - start
-        return torch.cat(self.rows(torch.split(indices, counts)))
+        joined: Tensor = _JoinedLookup.apply(  # type: ignore[no-untyped-call]
+            self.placeholder_autograd_tensor, self, *torch.split(indices, counts)
+        )
+        return joined
 
     @torch.no_grad()
     def update(self, ids: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
@@ -152,9 +156,14 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         for number, (row_N, grad_ND) in enumerate(zip(ids, grads, strict=True)):
             home = Home(self.table(number), self.states[number])
             if grad_ND is not None:
-                step(self, home, *sum_equal_rows(row_N, grad_ND.float()))
+                step(self, home, named_rows(row_N), grad_ND.float())
             elif self.moved_rows == "every":
-                step(self, home, row_N[:0], home.weight[:0])
+                step(self, home, named_rows(row_N[:0]), home.weight[:0])
+
+    def adam_numbers(self) -> AdamNumbers:
+        """Of the step that is taken."""
+        lr = self.get_learning_rate()
+        return AdamNumbers(lr, self.beta1, self.beta2, self.eps, int(self.iter))
 
     def get_optimizer_state(self) -> list[dict[str, Tensor]]:
         """Optimizer state by table, under FBGEMM's names."""
@@ -166,6 +175,10 @@ class Home(NamedTuple):
 
     weight: Tensor
     states: dict[str, Tensor]
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights, and Adam's first and second moments."""
+        return self.weight, self.states["exp_avg"], self.states["exp_avg_sq"]
 
 
 class _Lookup(torch.autograd.Function):
@@ -183,28 +196,49 @@ class _Lookup(torch.autograd.Function):
         return (None,) * (2 + len(grads))
 
 
-def _sgd(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
-    # Multiplied first: index_add_ with an alpha takes three times as long (torch 2.13).
-    home.weight.index_add_(0, row_U, grad_UD.mul_(-tables.get_learning_rate()))
+class _JoinedLookup(torch.autograd.Function):
+    """The same with the tables' rows below each other, each written where it stays."""
+
+    @staticmethod
+    def forward(ctx: Any, _weights: Tensor, tables: HostTables, *ids: Tensor) -> Tensor:
+        ctx.tables, ctx.ids = tables, ids
+        counts = [row_N.numel() for row_N in ids]
+        joined = torch.empty(sum(counts), tables.table(0).size(1))
+        for number, (row_N, part) in enumerate(zip(ids, torch.split(joined, counts), strict=True)):
+            torch.index_select(tables.table(number), 0, row_N, out=part)
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+        ctx.tables.update(ctx.ids, torch.split(grad, [row_N.numel() for row_N in ctx.ids]))
+        return (None,) * (2 + len(ctx.ids))
 
 
-def _rowwise_adagrad(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
-    total_U = home.states["sum"].index_select(0, row_U) + grad_UD.square().mean(1)
-    home.states["sum"].index_copy_(0, row_U, total_U)
-    _sgd(tables, home, row_U, grad_UD / (total_U.sqrt() + tables.eps).unsqueeze(1))
+def _sgd(tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor) -> None:
+    row_steps.sgd(home.weight, named, grad_ND, tables.get_learning_rate())
 
 
-def _adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
-    homes = (home.weight, home.states["exp_avg"], home.states["exp_avg_sq"])
-    values = [home.index_select(0, row_U) for home in homes]
-    _torch_adam(tables, values, grad_UD)
-    for whole, value_UD in zip(homes, values, strict=True):
-        whole.index_copy_(0, row_U, value_UD)
+def _rowwise_adagrad(tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor) -> None:
+    lr = tables.get_learning_rate()
+    row_steps.rowwise_adagrad(
+        home.weight, home.states["sum"], named, grad_ND, lr=lr, eps=tables.eps
+    )
 
 
-def _dense_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
+def _adam(tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor) -> None:
+    row_steps.adam(*home.moments(), named, grad_ND, tables.adam_numbers())
+
+
+def _partial_rowwise_adam(
+    tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor
+) -> None:
+    row_steps.partial_rowwise_adam(*home.moments(), named, grad_ND, tables.adam_numbers())
+
+
+def _dense_adam(tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor) -> None:
     """Adam on all rows, block by block: the gradient of those that do not occur is 0."""
-    homes = (home.weight, home.states["exp_avg"], home.states["exp_avg_sq"])
+    homes = home.moments()
+    row_U, grad_UD = named.row_U, sum_ids(named, grad_ND)
     rows, width = home.weight.shape
     block = min(rows, max(1, _DENSE_STEP // width))
     starts = list(range(0, rows, block))
@@ -239,20 +273,9 @@ def _torch_adam(tables: HostTables, values: Sequence[Tensor], grad: Tensor) -> N
     )
 
 
-def _partial_rowwise_adam(tables: HostTables, home: Home, row_U: Tensor, grad_UD: Tensor) -> None:
-    """Adam whose second moment is one number a row, the mean square of the row's gradient."""
-    step = int(tables.iter)
-    first_UD = home.states["exp_avg"].index_select(0, row_U)
-    first_UD.lerp_(grad_UD, 1 - tables.beta1)
-    home.states["exp_avg"].index_copy_(0, row_U, first_UD)
-    second_U = home.states["exp_avg_sq"].index_select(0, row_U)
-    second_U.lerp_(grad_UD.square().mean(1), 1 - tables.beta2)
-    home.states["exp_avg_sq"].index_copy_(0, row_U, second_U)
-    root_U = (second_U / (1 - tables.beta2**step)).sqrt_().add_(tables.eps)
-    _sgd(tables, home, row_U, first_UD.div_(1 - tables.beta1**step) / root_U.unsqueeze(1))
-
-
-_STEPS: dict[tuple[EmbOptimType, MovedRows], Callable[[HostTables, Home, Tensor, Tensor], None]] = {
+_STEPS: dict[
+    tuple[EmbOptimType, MovedRows], Callable[[HostTables, Home, NamedRows, Tensor], None]
+] = {
     (EmbOptimType.EXACT_SGD, "present"): _sgd,
     (EmbOptimType.EXACT_ROWWISE_ADAGRAD, "present"): _rowwise_adagrad,
     (EmbOptimType.ADAM, "present"): _adam,

@@ -136,7 +136,7 @@ class LocalRows(Multistreamable):
 
     def __init__(self, slots: Slots, look_up: LookUp) -> None:
         self.slots, self._look_up = slots, look_up
-        self._found: list[tuple[Tensor, Tensor]] | None = None
+        self._found: list[tuple[Tensor, ...]] | None = None
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the tensors alive until the stream is done with them."""
@@ -164,14 +164,15 @@ class LocalRows(Multistreamable):
     def _behaviours(self, longest: int) -> list[Tensor]:
         return [dense_groups(row_ND, self.slots.length_G, longest) for row_ND, _ in self._rows()]
 
-    def _rows(self) -> list[tuple[Tensor, Tensor]]:
+    def _rows(self) -> list[tuple[Tensor, ...]]:
         """Rows of behaviours and of targets, of each table."""
         if self._found is None:
             both = list(zip(self.slots.history, self.slots.target, strict=True))
             rows = self._look_up([torch.cat(ids) for ids in both])
+            # Split, not sliced: the gradients of the two are joined, not each padded and added.
             self._found = [
-                (row_ED[: behaviour_N.numel()], row_ED[behaviour_N.numel() :])
-                for row_ED, (behaviour_N, _) in zip(rows, both, strict=True)
+                torch.split(row_ED, [ids.numel() for ids in pair])
+                for row_ED, pair in zip(rows, both, strict=True)
             ]
         return self._found
 

@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
 from trainer import commands
+from trainer.host_memory import keep_freed_memory
 from trainer.parsing import in_one_line
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     known: dict[str, Callable[[list[str]], int]] = {
         "doctor": commands.doctor,

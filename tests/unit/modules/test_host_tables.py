@@ -19,7 +19,8 @@ from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 
 from modules import host_tables
 from modules.host_kernels import HostBagKernel, HostKernel, host_kernels
-from modules.host_tables import HostTables, MovedRows, sum_equal_rows
+from modules.host_tables import HostTables, MovedRows, sum_ids
+from modules.row_steps import named_rows
 
 RATE, EPS, BETA1, BETA2 = 0.1, 1e-3, 0.9, 0.99
 WIDTH = 4
@@ -202,10 +203,9 @@ def test_features_of_one_table_share_its_rows() -> None:
 
 
 def test_gradients_of_equal_ids_are_summed() -> None:
-    rows, grads = sum_equal_rows(
-        torch.tensor([4, 1, 4]), torch.tensor([[1.0, 2.0], [5.0, 6.0], [10.0, 20.0]])
-    )
-    assert rows.tolist() == [1, 4]
+    named = named_rows(torch.tensor([4, 1, 4]))
+    assert named.row_U.tolist() == [1, 4]
+    grads = sum_ids(named, torch.tensor([[1.0, 2.0], [5.0, 6.0], [10.0, 20.0]]))
     assert grads.tolist() == [[5, 6], [11, 22]]
 
 

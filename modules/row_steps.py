@@ -1,0 +1,297 @@
+"""What an optimizer does to the rows of a table that a batch names, compiled for the processor.
+
+A step sums the gradients of a row's ids and moves the row in one pass, so that each row and its
+optimizer state are read and written once and nothing of the size of a batch is laid out between.
+Threads share the rows; a row is one thread's, and its ids are summed in their order, so that the
+result does not depend on the number of threads. Letters: N ids, U different rows, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from modules.prefetch import AHEAD, ask_for_row
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+# NumPy's errors: with Python's a division may raise, and no loop with one becomes vectors.
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+_FEWEST_IDS = 4096
+"""That are worth a thread of their own."""
+
+
+class NamedRows(NamedTuple):
+    """The different rows that ids name, and where each one's ids are."""
+
+    row_U: Tensor
+    """Increasing."""
+    start_U1: Tensor
+    """Where each row's ids start in `order_N`, with the total at the end."""
+    order_N: Tensor
+    """Places of the ids, row by row, and in their order within a row."""
+
+
+def named_rows(row_N: Tensor) -> NamedRows:
+    """Sort ids by the row that they name.
+
+    Args:
+        row_N: int64 row of each id.
+    """
+    sorted_N, order_N = torch.sort(row_N, stable=True)
+    row_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
+    return NamedRows(row_U, torch.cat([count_U.new_zeros(1), count_U.cumsum(0)]), order_N)
+
+
+def sgd(weight: Tensor, named: NamedRows, grad_ND: Tensor, lr: float) -> None:
+    """`w -= lr g`, in place.
+
+    Args:
+        weight: the table, float32 [rows, D].
+        named: the rows of the batch.
+        grad_ND: the gradient of each id.
+        lr: learning rate.
+    """
+    _in_threads(_sgd, named, grad_ND, [weight], lr)
+
+
+def rowwise_adagrad(
+    weight: Tensor, total: Tensor, named: NamedRows, grad_ND: Tensor, *, lr: float, eps: float
+) -> None:
+    """`s += mean g^2; w -= lr g / (sqrt s + eps)`, in place (FBGEMM's exact rowwise Adagrad).
+
+    Args:
+        weight: the table, float32 [rows, D].
+        total: s, float32 [rows].
+        named: the rows of the batch.
+        grad_ND: the gradient of each id.
+        lr: learning rate.
+        eps: added to the root.
+    """
+    _in_threads(_rowwise_adagrad, named, grad_ND, [weight, total], lr, eps)
+
+
+class AdamNumbers(NamedTuple):
+    """What Adam needs beside the state of its rows."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
+    """1 at the first."""
+
+    def arguments(self) -> tuple[float, ...]:
+        """Learning rate over the first moment's share, decays, eps, root of the second's share."""
+        first, second = (1 - beta**self.step for beta in (self.beta1, self.beta2))
+        return self.lr / first, self.beta1, self.beta2, self.eps, math.sqrt(second)
+
+
+def adam(
+    weight: Tensor,
+    first: Tensor,
+    second: Tensor,
+    named: NamedRows,
+    grad_ND: Tensor,
+    numbers: AdamNumbers,
+) -> None:
+    """Adam (arXiv:1412.6980) of the rows that are named, in place, as `torch.optim.Adam`.
+
+    Args:
+        weight: the table, float32 [rows, D].
+        first: first moments, of the same shape.
+        second: second moments, of the same shape.
+        named: the rows of the batch.
+        grad_ND: the gradient of each id.
+        numbers: of this step.
+    """
+    _in_threads(_adam, named, grad_ND, [weight, first, second], *numbers.arguments())
+
+
+def partial_rowwise_adam(
+    weight: Tensor,
+    first: Tensor,
+    second: Tensor,
+    named: NamedRows,
+    grad_ND: Tensor,
+    numbers: AdamNumbers,
+) -> None:
+    """Adam whose second moment is one number a row, the mean square of the row's gradient.
+
+    Arguments as `adam` takes them, but that `second` is float32 [rows].
+    """
+    homes = [weight, first, second]
+    _in_threads(_partial_rowwise_adam, named, grad_ND, homes, *numbers.arguments())
+
+
+@_compiled
+def _sum_ids(total_D: Floats, start: int, stop: int, order_N: Integers, grad_ND: Floats) -> None:
+    """Sum a row's gradients in the order of its ids."""
+    last = order_N.size - 1
+    for number in range(start, stop):
+        ask_for_row(grad_ND, order_N[min(number + AHEAD, last)], total_D.size)
+        place = order_N[number]
+        if number == start:
+            for d in range(total_D.size):
+                total_D[d] = grad_ND[place, d]
+        else:
+            for d in range(total_D.size):
+                total_D[d] += grad_ND[place, d]
+
+
+@_compiled
+def _sgd(
+    begin: int,
+    end: int,
+    row_U: Integers,
+    start_U1: Integers,
+    order_N: Integers,
+    grad_ND: Floats,
+    weight: Floats,
+    lr: np.float32,
+) -> None:
+    grad_D = np.empty(weight.shape[1], np.float32)
+    for u in range(begin, end):
+        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        ask_for_row(weight, later, grad_D.size)
+        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        for d in range(grad_D.size):
+            weight[row, d] -= lr * grad_D[d]
+
+
+@_compiled
+def _rowwise_adagrad(
+    begin: int,
+    end: int,
+    row_U: Integers,
+    start_U1: Integers,
+    order_N: Integers,
+    grad_ND: Floats,
+    weight: Floats,
+    total: Floats,
+    lr: np.float32,
+    eps: np.float32,
+) -> None:
+    grad_D = np.empty(weight.shape[1], np.float32)
+    for u in range(begin, end):
+        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        ask_for_row(weight, later, grad_D.size)
+        ask_for_row(total, later, 1)
+        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        square = np.float32(0.0)
+        for d in range(grad_D.size):
+            square += grad_D[d] * grad_D[d]
+        total[row] += square / np.float32(grad_D.size)
+        rate = lr / (np.sqrt(total[row]) + eps)
+        for d in range(grad_D.size):
+            weight[row, d] -= rate * grad_D[d]
+
+
+@_compiled
+def _adam(
+    begin: int,
+    end: int,
+    row_U: Integers,
+    start_U1: Integers,
+    order_N: Integers,
+    grad_ND: Floats,
+    weight: Floats,
+    first: Floats,
+    second: Floats,
+    rate: np.float32,
+    beta1: np.float32,
+    beta2: np.float32,
+    eps: np.float32,
+    root: np.float32,
+) -> None:
+    grad_D = np.empty(weight.shape[1], np.float32)
+    new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
+    for u in range(begin, end):
+        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        ask_for_row(weight, later, grad_D.size)
+        ask_for_row(first, later, grad_D.size)
+        ask_for_row(second, later, grad_D.size)
+        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        for d in range(grad_D.size):
+            grad = grad_D[d]
+            mean = first[row, d] + new1 * (grad - first[row, d])
+            square = second[row, d] * beta2 + new2 * grad * grad
+            first[row, d] = mean
+            second[row, d] = square
+            weight[row, d] -= rate * mean / (np.sqrt(square) / root + eps)
+
+
+@_compiled
+def _partial_rowwise_adam(
+    begin: int,
+    end: int,
+    row_U: Integers,
+    start_U1: Integers,
+    order_N: Integers,
+    grad_ND: Floats,
+    weight: Floats,
+    first: Floats,
+    second: Floats,
+    rate: np.float32,
+    beta1: np.float32,
+    beta2: np.float32,
+    eps: np.float32,
+    root: np.float32,
+) -> None:
+    grad_D = np.empty(weight.shape[1], np.float32)
+    new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
+    for u in range(begin, end):
+        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        ask_for_row(weight, later, grad_D.size)
+        ask_for_row(first, later, grad_D.size)
+        ask_for_row(second, later, 1)
+        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        square = np.float32(0.0)
+        for d in range(grad_D.size):
+            square += grad_D[d] * grad_D[d]
+        second[row] = second[row] * beta2 + new2 * (square / np.float32(grad_D.size))
+        row_rate = rate / (np.sqrt(second[row]) / root + eps)
+        for d in range(grad_D.size):
+            mean = first[row, d] + new1 * (grad_D[d] - first[row, d])
+            first[row, d] = mean
+            weight[row, d] -= row_rate * mean
+
+
+def _in_threads(
+    kernel: Callable[..., None],
+    named: NamedRows,
+    grad_ND: Tensor,
+    homes: list[Tensor],
+    *numbers: float,
+) -> None:
+    """Run a kernel over parts of the rows with about equally many ids, as many as torch uses."""
+    for given in (grad_ND, *homes):
+        if given.dtype != torch.float32:
+            raise TypeError(f"a step of {given.dtype}; on CPU tables and gradients are float32")
+    total = named.order_N.numel()
+    parts = max(1, min(torch.get_num_threads(), total // _FEWEST_IDS))
+    cuts = torch.arange(parts + 1) * total // parts
+    bounds = torch.searchsorted(named.start_U1, cuts).tolist()
+    arrays = [given.numpy() for given in (*named, grad_ND.contiguous(), *homes)]
+    rest: list[Any] = [*arrays, *(np.float32(number) for number in numbers)]
+    started = [_threads().submit(kernel, begin, end, *rest) for begin, end in pairwise(bounds[1:])]
+    kernel(bounds[0], bounds[1], *rest)
+    for part in started:
+        part.result()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """That wait for work without spinning; the caller's own thread does a part too."""
+    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="row_steps")
