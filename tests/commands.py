@@ -45,7 +45,7 @@ def dare(*arguments: str) -> Outcome:
 
 def dare_without_report(*arguments: str) -> Outcome:
     """Run a command; a report's figures take two seconds that only its own tests should pay."""
-    with mock.patch("trainer.outcome.write_report"):
+    with mock.patch("trainer.report.report.write_report"):
         return dare(*arguments)
 
 
