@@ -6,6 +6,7 @@ from argparse import ArgumentError
 
 from jsonargparse import ArgumentParser, Namespace
 
+from modules.model_config import RankerConfig
 from modules.presets import preset_fields
 from trainer.config import TrainConfig
 from trainer.config_file import check_config_file, header
@@ -60,14 +61,15 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
 
 
 def _parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
-    preset = _parse(parser, arguments).model.preset
-    fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
-    parser.set_defaults(fields)
-    after = max(_files(arguments), default=-1) + 1
-    if _parse(parser, arguments[:after]).model.preset != preset:
-        replaced = [f"--{name}={value}" for name, value in fields.items()]
-        arguments = [*arguments[:after], *replaced, *arguments[after:]]
     parsed = _parse(parser, arguments)
+    preset, after = parsed.model.preset, max(_files(arguments), default=-1) + 1
+    replaces = after > 0 and _parse(parser, arguments[:after]).model.preset != preset
+    # A parse takes a tenth of a second; the defaults are those of the first preset.
+    if replaces or preset != RankerConfig.preset:
+        fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
+        parser.set_defaults(fields)
+        replaced = [f"--{name}={value}" for name, value in fields.items()] if replaces else []
+        parsed = _parse(parser, [*arguments[:after], *replaced, *arguments[after:]])
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,13 @@ def test_features_are_given_by_name_on_the_command_line() -> None:
 
 def parse(*arguments: str) -> RankerConfig:
     return parse_run(run_parser("dare train", ""), list(arguments))[0].model
+
+
+def test_defaults_are_the_fields_of_the_default_preset():
+    config = RankerConfig()
+    for name, value in preset_fields(config.preset).items():
+        given = functools.reduce(getattr, name.split("."), config)
+        assert (list(given) if isinstance(given, tuple) else given) == value, name
 
 
 def test_the_default_is_dare_and_twin_shares_all_four_uses() -> None:
