@@ -44,8 +44,11 @@ def dare(*arguments: str) -> Outcome:
 
 
 def dare_without_report(*arguments: str) -> Outcome:
-    """Run a command; a report's figures take two seconds that only its own tests should pay."""
-    with mock.patch("trainer.report.report.write_report"):
+    """Run a command; figures of reports and maps take seconds that only their tests should pay."""
+    with (
+        mock.patch("trainer.report.report.write_report"),
+        mock.patch("trainer.analysis.attention.draw_attention"),
+    ):
         return dare(*arguments)
 
 
