@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if arguments[0] not in _WITHOUT_TORCH and "torch" not in sys.modules:
-            _load_torch()
+            load_torch()
         return known[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
         print(f"dare {arguments[0]}: interrupted; what is written stays", file=sys.stderr)
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _load_torch() -> None:
+def load_torch() -> None:
     """Import what everything that trains needs.
 
     All of it stays, so that the garbage collector would look through it again and again for

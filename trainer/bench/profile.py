@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -83,7 +82,7 @@ def own_time(average: Any, device: torch.device) -> float:
     """
     if device.type != "cuda":
         return float(average.self_cpu_time_total)
-    is_kernel = average.device_type == DeviceType.CUDA and not average.is_user_annotation
+    is_kernel = average.device_type.name == "CUDA" and not average.is_user_annotation
     return float(average.self_device_time_total) if is_kernel else 0.0
 
 
