@@ -6,7 +6,6 @@ from argparse import ArgumentError
 
 from jsonargparse import ArgumentParser, Namespace
 
-from modules.model_config import RankerConfig
 from modules.presets import preset_fields
 from trainer.config import TrainConfig
 from trainer.config_file import check_config_file, header
@@ -64,9 +63,9 @@ def _parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfi
     parsed = _parse(parser, arguments)
     preset, after = parsed.model.preset, max(_files(arguments), default=-1) + 1
     replaces = after > 0 and _parse(parser, arguments[:after]).model.preset != preset
-    # A parse takes a tenth of a second; the defaults are those of the first preset.
-    if replaces or preset != RankerConfig.preset:
-        fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
+    fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
+    # Most runs are of the default preset, and a parse takes a twentieth of a second.
+    if replaces or any(_default(parser, name) != value for name, value in fields.items()):
         parser.set_defaults(fields)
         replaced = [f"--{name}={value}" for name, value in fields.items()] if replaces else []
         parsed = _parse(parser, [*arguments[:after], *replaced, *arguments[after:]])
@@ -89,6 +88,12 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     if nulls:
         raise ValueError("\n".join(nulls))
     return parsed
+
+
+def _default(parser: ArgumentParser, name: str) -> object:
+    """A field's default, with a list for a tuple, as presets have it."""
+    value = parser.get_default(name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _files(arguments: list[str]) -> list[int]:
