@@ -65,7 +65,7 @@ bench: $(STAMP)
 bench-check: $(STAMP)
 	$(BIN)/dare bench check
 
-# This project's training beside its peers', about 12 minutes on a quiet machine; every case needs its peer:
+# This project's training beside its peers', about 7 minutes on a quiet machine; every case needs its peer:
 # git clone https://github.com/thuml/DARE
 # python3 -m venv fuxictr && fuxictr/bin/pip install fuxictr==2.3.10 keras_preprocessing torch==2.13.0
 # make bench-peers PAPER=DARE FUXICTR=fuxictr CASES=paper_4m,fuxictr_200

@@ -1,4 +1,4 @@
-"""A batch of requests, as the model takes it, and the requests in memory it is cut from.
+"""A batch of requests, as the model takes it.
 
 Letters: R requests, T targets, N behaviours.
 """
@@ -6,7 +6,7 @@ Letters: R requests, T targets, N behaviours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from pipelines.interval import Clock
 from pipelines.ragged import backward_ranges, ranges
+from pipelines.requests import Requests
 from pipelines.schema import FEATURES, INTERVAL
 
 
@@ -63,67 +63,6 @@ class Batch(Pipelineable):
             value = getattr(self, part.name)
             changed[part.name] = value if isinstance(value, int) else change(value)
         return Batch(**changed)
-
-
-@dataclass(frozen=True)
-class Requests:
-    """Requests in memory, flat; both layouts on disk become this.
-
-    Histories are slices of `history`, so that all requests of a user share one life.
-    """
-
-    history: dict[str, np.ndarray]
-    """Ids of behaviours by feature, [N] each."""
-    start: np.ndarray
-    """Where each request's history starts in `history`, [R]."""
-    end: np.ndarray
-    """Where it ends, [R]."""
-    user: np.ndarray
-    """[R]."""
-    target_offset: np.ndarray
-    """Where each request's targets start, [R + 1]."""
-    target: dict[str, np.ndarray]
-    """Ids of targets by feature, [T] each."""
-    label: np.ndarray
-    clock: Clock | None = None
-    """When behaviours and requests were, where intervals are read."""
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def with_targets(self) -> Requests:
-        """The requests that have targets."""
-        keep = np.diff(self.target_offset) > 0
-        if keep.all():
-            return self
-        return replace(
-            self,
-            start=self.start[keep],
-            end=self.end[keep],
-            user=self.user[keep],
-            target_offset=np.append(self.target_offset[:-1][keep], self.target_offset[-1]),
-            clock=self.clock and self.clock.of_requests(keep),
-        )
-
-    def with_targets_apart(self) -> Requests:
-        """Each target as a request of its own, with the history that they share."""
-        request_T = np.repeat(np.arange(len(self)), np.diff(self.target_offset))
-        return replace(
-            self,
-            start=self.start[request_T],
-            end=self.end[request_T],
-            user=self.user[request_T],
-            target_offset=np.arange(request_T.size + 1) + self.target_offset[0],
-            clock=self.clock and self.clock.of_requests(request_T),
-        )
-
-    def targets_of(self, chosen: np.ndarray) -> np.ndarray:
-        """Targets of each chosen request."""
-        return self.target_offset[chosen + 1] - self.target_offset[chosen]
-
-    def behaviours_of(self, chosen: np.ndarray) -> np.ndarray:
-        """Behaviours in the history of each chosen request."""
-        return self.end[chosen] - self.start[chosen]
 
 
 def collate(parts: list[tuple[Requests, np.ndarray]]) -> Batch:

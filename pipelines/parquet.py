@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.batch import Requests
 from pipelines.ids import IdRules, hash_ids, rows_option
 from pipelines.interval import Clock
 from pipelines.ragged import flat
+from pipelines.requests import Requests
 from pipelines.row_groups import RowRange, read_rows
 from pipelines.schema import FEATURES, INTERVAL, Layout, history_column
 

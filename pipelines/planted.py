@@ -80,7 +80,7 @@ class SyntheticConfig:
             )
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout}; it must be one of {', '.join(LAYOUTS)}")
-        parts = self.newest.replace(" ", "").split(",") if self.newest else []
+        parts = [part.strip() for part in self.newest.split(",")] if self.newest else []
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ValueError(
                 f"--newest is {self.newest}; give numbers of behaviours, such as 200,1000"

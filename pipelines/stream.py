@@ -13,10 +13,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipelines.batch import Batch, Requests, collate
+from pipelines.batch import Batch, collate
 from pipelines.ids import IdRules
 from pipelines.parquet import read_requests
 from pipelines.place import Place, Share, share_after, window_key
+from pipelines.requests import Requests
 from pipelines.row_groups import RowRange, shuffled
 from pipelines.schema import Layout
 

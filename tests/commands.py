@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.ranks import run_on_ranks
 from trainer.cli import main
 
 TARGETS = {"train": 4800, "val": 1200, "test": 1200}
@@ -44,9 +47,30 @@ def dare(*arguments: str) -> Outcome:
 
 
 def dare_without_report(*arguments: str) -> Outcome:
-    """Run a command; a report's figures take two seconds that only its own tests should pay."""
-    with mock.patch("trainer.outcome.write_report"):
+    """Run a command; figures of reports and maps take seconds that only their tests should pay."""
+    with (
+        mock.patch("trainer.report.report.write_report"),
+        mock.patch("trainer.analysis.attention.draw_attention"),
+    ):
         return dare(*arguments)
+
+
+def dare_on_ranks(world: int, *arguments: str) -> Outcome:
+    """Run a command on several ranks, without a report; what torchrun adds has its own tests.
+
+    Returns:
+        The exit code and stdout of rank 0, and what all told.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run_on_ranks(world, functools.partial(_one_rank, Path(folder), arguments))
+        told = [Path(folder) / str(rank) for rank in range(world)]
+        first, *others = (Outcome(**json.loads(file.read_text())) for file in told)
+    return Outcome(first.code, first.out, first.err + "".join(other.err for other in others))
+
+
+def _one_rank(folder: Path, arguments: tuple[str, ...], rank: int) -> None:
+    outcome = dare_without_report(*arguments)
+    (folder / str(rank)).write_text(json.dumps(asdict(outcome)))
 
 
 def prepare_small(folder: Path, *options: str) -> Path:

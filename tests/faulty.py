@@ -17,17 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch.fx import Proxy
-
-from pipelines.lockstep import BatchStream
-from trainer.checkpoints.tensor_files import _DigestingStream
-from trainer.task import TrainTask
-
-PLACES: dict[str, tuple[type, str]] = {
-    "forward": (TrainTask, "forward"),
-    "read": (BatchStream, "_read"),
-    "save": (_DigestingStream, "write"),
-}
+from trainer.cli import load_torch
 
 
 def happen(what: str) -> None:
@@ -41,12 +31,24 @@ def happen(what: str) -> None:
 
 def is_traced(arguments: tuple[Any, ...]) -> bool:
     """TorchRec looks through a model before it runs it."""
+    from torch.fx import Proxy
+
     return any(isinstance(argument, Proxy) for argument in arguments)
 
 
 def prepare(fault: dict[str, Any]) -> None:
     """Let a fault happen to this process when it comes to the place."""
-    owner, name = PLACES[fault["where"]]
+    load_torch()
+    from pipelines.lockstep import BatchStream
+    from trainer.checkpoints.tensor_files import _DigestingStream
+    from trainer.task import TrainTask
+
+    places: dict[str, tuple[type, str]] = {
+        "forward": (TrainTask, "forward"),
+        "read": (BatchStream, "_read"),
+        "save": (_DigestingStream, "write"),
+    }
+    owner, name = places[fault["where"]]
     whole: Callable[..., Any] = getattr(owner, name)
     once, passed = Path(fault["once"]), [0]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.forkserver
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,19 +21,27 @@ from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 COLLECTIVE_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 480.0
+_IMPORTED = ["tests.small_run", "trainer.job"]
+"""By the server that ranks are forked from, once for all of them."""
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 def run_on_ranks(
-    world: int, function: Callable[[int], None], *, timeout_s: float = RUN_TIMEOUT_S
+    world: int,
+    function: Callable[[int], None],
+    *,
+    start: Literal["forkserver", "spawn"] = "forkserver",
+    timeout_s: float = RUN_TIMEOUT_S,
 ) -> None:
     """Call `function(rank)` in `world` fresh processes with a gloo process group between them.
 
-    A start costs about 5 s, so check several things inside one call. Bind more arguments with
-    `functools.partial`.
+    Bind more arguments with `functools.partial`.
 
     Args:
         world: processes to start.
-        function: importable by name (module level), because processes are spawned, not forked.
+        function: importable by name (module level), because processes do not share this one's.
+        start: from a server that has imported everything but has run nothing; or from nothing,
+            4 s of a core each, where the environment of now counts for Python itself.
         timeout_s: seconds until all ranks must have returned.
 
     Raises:
@@ -39,13 +52,15 @@ def run_on_ranks(
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
+        if start == "forkserver":
+            _ensure_server()
         with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
             started = start_processes(  # type: ignore[no-untyped-call]
                 _one_rank,
                 args=(world, f"{folder}/rendezvous", function),
                 nprocs=world,
                 join=False,
-                start_method="spawn",
+                start_method=start,
             )
             assert isinstance(started, ProcessContext)
             _wait(started, timeout_s)
@@ -54,6 +69,17 @@ def run_on_ranks(
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def _ensure_server() -> None:
+    """As `pipelines.workers` starts it, whose workers are forked from the same one."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_IMPORTED)
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(started: ProcessContext, timeout_s: float) -> None:
@@ -71,6 +97,7 @@ def _wait(started: ProcessContext, timeout_s: float) -> None:
 
 
 def _one_rank(rank: int, world: int, rendezvous: str, function: Callable[[int], None]) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     # The launcher's variables, which torchrec reads to learn how many ranks share a host.
     for name, value in (
         ("RANK", rank),

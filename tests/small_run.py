@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.batch import Batch, collate, padding_batch
 from pipelines.interval import Clock
 from pipelines.overlap import check_overlap, make_pipeline
+from pipelines.requests import Requests
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 from trainer.arguments import parse_run, run_parser
 from trainer.build import ShardedRun, build

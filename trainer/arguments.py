@@ -60,14 +60,15 @@ def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig
 
 
 def _parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:
-    preset = _parse(parser, arguments).model.preset
-    fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
-    parser.set_defaults(fields)
-    after = max(_files(arguments), default=-1) + 1
-    if _parse(parser, arguments[:after]).model.preset != preset:
-        replaced = [f"--{name}={value}" for name, value in fields.items()]
-        arguments = [*arguments[:after], *replaced, *arguments[after:]]
     parsed = _parse(parser, arguments)
+    preset, after = parsed.model.preset, max(_files(arguments), default=-1) + 1
+    replaces = after > 0 and _parse(parser, arguments[:after]).model.preset != preset
+    fields = {f"model.{name}": value for name, value in preset_fields(preset).items()}
+    # Most runs are of the default preset, and a parse takes a twentieth of a second.
+    if replaces or any(_default(parser, name) != value for name, value in fields.items()):
+        parser.set_defaults(fields)
+        replaced = [f"--{name}={value}" for name, value in fields.items()] if replaces else []
+        parsed = _parse(parser, [*arguments[:after], *replaced, *arguments[after:]])
     names = TrainConfig.__dataclass_fields__
     values = parser.instantiate_classes(parsed)
     config = TrainConfig(**{name: values[name] for name in names})
@@ -87,6 +88,12 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     if nulls:
         raise ValueError("\n".join(nulls))
     return parsed
+
+
+def _default(parser: ArgumentParser, name: str) -> object:
+    """A field's default, with a list for a tuple, as presets have it."""
+    value = parser.get_default(name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _files(arguments: list[str]) -> list[int]:

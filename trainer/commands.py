@@ -32,7 +32,7 @@ def prepare(arguments: list[str]) -> int:
     from pipelines.prepare.taobao import prepare_taobao
     from pipelines.prepare.tmall import prepare_tmall
     from pipelines.synthetic import prepare_synthetic
-    from trainer.telemetry.telemetry import configure_logging
+    from trainer.telemetry.logs import configure_logging
 
     sources: dict[str, Callable[..., Any]] = {
         "synthetic": prepare_synthetic,
@@ -159,7 +159,7 @@ def evaluate(arguments: list[str]) -> int:
     from trainer.distributed import run_context
     from trainer.loop import Trainer
     from trainer.outcome import finite
-    from trainer.telemetry.telemetry import configure_logging
+    from trainer.telemetry.logs import configure_logging
 
     with run_context() as context:
         configure_logging(context.rank)
@@ -180,7 +180,7 @@ def export(arguments: list[str]) -> int:
     from trainer.arguments import parse_run, run_parser
     from trainer.export.export import ExportOptions, export_run
     from trainer.export.parity import format_parity
-    from trainer.telemetry.telemetry import configure_logging
+    from trainer.telemetry.logs import configure_logging
 
     parser = run_parser(
         "dare export",

@@ -17,7 +17,7 @@ from trainer.distributed import RunContext
 from trainer.metrics import SplitMetrics
 from trainer.released_metrics import ReleasedMetrics
 from trainer.report.attention_map import AttentionMap
-from trainer.report.report import AttentionSummary
+from trainer.report.data import AttentionSummary
 from trainer.task import StepOutput
 
 

@@ -19,7 +19,7 @@ from trainer.reliability.ending import (
 from trainer.reliability.lock import LOCK_FILE, locked_by_main
 from trainer.reliability.stopping import Stopped
 from trainer.reliability.watchdog import Watchdog
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

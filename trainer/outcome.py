@@ -16,9 +16,9 @@ from trainer.evaluate import Evaluation
 from trainer.json_files import write_json
 from trainer.planner.job import Placement
 from trainer.released_metrics import RELEASED_METRICS
-from trainer.report.report import ReportData, write_report
+from trainer.report.data import ReportData
 from trainer.telemetry.memory import peak_memory_bytes
-from trainer.telemetry.telemetry import read_metrics
+from trainer.telemetry.metrics_file import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def leave_result(
         placement: of the tables.
         config_yaml: the whole config.
     """
+    from trainer.report.report import write_report  # Not on ranks that draw nothing: matplotlib.
+
     write_json(folder / "result.json", result)
     write_report(
         ReportData(

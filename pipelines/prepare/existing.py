@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.batch import Requests
 from pipelines.columns import features_of
 from pipelines.ids import IdRules
 from pipelines.parquet import read_requests
 from pipelines.prepare.writer import SPLITS, SplitStatistics, file_info
+from pipelines.requests import Requests
 from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.schema import (
     FEATURES,

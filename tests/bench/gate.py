@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipelines.batch import Batch, Requests, collate
+from pipelines.batch import Batch, collate
+from pipelines.requests import Requests
 from pipelines.schema import load_schema
 from tests.bench import peer_paper
 from tests.bench.ours import make_config, write_ours

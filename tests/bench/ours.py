@@ -24,7 +24,7 @@ from trainer.bench.setting import DataShape, TrainSetting
 from trainer.build import build, open_stream
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 WIDTH = 16
 

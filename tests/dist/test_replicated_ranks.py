@@ -111,7 +111,7 @@ def _check_checkpoint(folder, config, context, groups, trained):
 def test_two_groups_of_two_ranks_train_and_save_as_one_rank_does(tmp_path, monkeypatch):
     run_on_ranks(1, functools.partial(_train, tmp_path, 1))
     monkeypatch.setenv("PYTHONOPTIMIZE", "1")  # Without assertions, in the ranks alone.
-    run_on_ranks(4, functools.partial(_train, tmp_path, 2))
+    run_on_ranks(4, functools.partial(_train, tmp_path, 2), start="spawn")
     alone, replicated = (
         json.loads((tmp_path / f"losses-{groups}.json").read_text()) for groups in (1, 2)
     )

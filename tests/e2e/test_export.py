@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.commands import dare, dare_without_report
-from tests.torchrun import on_two_ranks
+from tests.commands import dare, dare_on_ranks, dare_without_report
 from trainer.arguments import parse_run, run_parser
 from trainer.build import open_stream
 from trainer.distributed import run_context
@@ -107,7 +106,7 @@ def test_two_ranks_with_another_plan_export_to_the_same_layout(data, exported, t
     grid_rows = "{sharding_types: [table_row_wise]}"
     plan.write_text(f"tables: {{attention_item: {row_wise}, representation_item: {grid_rows}}}\n")
     options = [*data, f"--out_dir={tmp_path}", "--model.init.std=0.3", f"--sharding.plan={plan}"]
-    on_two_ranks("train", *options)
+    assert dare_on_ranks(2, "train", *options).code == 0
     run = tmp_path / "run"
     kinds = {row["sharding"] for row in json.loads((run / "plan.json").read_text())}
     assert {"row_wise", "table_row_wise"} <= kinds

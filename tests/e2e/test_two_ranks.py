@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.commands import TARGETS, dare_without_report, rows_of
+from tests.commands import TARGETS, dare_on_ranks, dare_without_report, rows_of
 from tests.torchrun import on_two_ranks
 
 
@@ -33,13 +33,15 @@ def test_two_ranks_train_every_target_once(data, tmp_path):
 @pytest.mark.dist
 def test_an_epoch_begun_by_two_ranks_is_gone_on_with_by_one_and_ended_by_two(data, tmp_path):
     options = [*data, f"--out_dir={tmp_path}", "--data.batch_size=256", "--telemetry.log_every=1"]
-    first, _ = on_two_ranks("train", *options, "--loop.steps=3", "--checkpoint.asynchronous=true")
+    some = ["--loop.steps=3", "--checkpoint.asynchronous=true"]
+    first = dare_on_ranks(2, "train", *options, *some).result
     assert (first["steps"], first["ranks"]) == (3, 2)
     second = dare_without_report("train", *options, "--loop.steps=7", "--resume").result
     assert (second["steps"], second["ranks"]) == (7, 1)
     assert second["samples"] == 3 * 2 * 256 + 4 * 256
-    third, log = on_two_ranks("train", *options, "--resume")
-    assert "1 readers have begun the epoch, 2 go on" in log
+    ended = dare_on_ranks(2, "train", *options, "--resume")
+    third = ended.result
+    assert "1 readers have begun the epoch, 2 go on" in ended.err
     assert (third["samples"], third["ranks"]) == (TARGETS["train"], 2)
     losses = list(rows_of(tmp_path / "run", "train/loss").values())
     assert len(losses) == third["steps"]
@@ -55,8 +57,8 @@ def test_evaluating_and_saving_on_the_way_change_nothing_on_two_ranks(data, tmp_
     """Batches in flight go on as they were, with the ids that were sent for them."""
     options = [*data, f"--out_dir={tmp_path}", "--telemetry.log_every=1", "--loop.epochs=2"]
     stops = ["--loop.evaluate_every=2", "--checkpoint.every=3"]
-    straight, _ = on_two_ranks("train", *options, "--name=straight")
-    stopping, _ = on_two_ranks("train", *options, "--name=stopping", *stops)
+    straight = dare_on_ranks(2, "train", *options, "--name=straight").result
+    stopping = dare_on_ranks(2, "train", *options, "--name=stopping", *stops).result
     assert straight["samples"] == stopping["samples"] == 2 * TARGETS["train"]
     losses = rows_of(tmp_path / "straight", "train/loss")
     assert len(losses) == 10

@@ -165,7 +165,7 @@ def test_hashed_ids_train_and_their_collisions_are_told(data, tmp_path):
 def test_planted_attention_is_shown_only_where_categories_are_its_own(data, tmp_path, rows, known):
     """Hashed categories are other numbers, some beyond the planted ones."""
     hashed = ["--data.ids=hash", f"--data.category_rows={rows}"] if rows else []
-    with mock.patch("trainer.outcome.write_report") as write:
+    with mock.patch("trainer.report.report.write_report") as write:
         outcome = dare("train", *data, f"--out_dir={tmp_path}", "--loop.steps=2", *hashed)
     assert outcome.code == 0, outcome.err
     shown = write.call_args.args[0].attention

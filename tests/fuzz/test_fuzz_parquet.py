@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.batch import Requests
 from pipelines.ids import IdRules
 from pipelines.parquet import read_requests
 from pipelines.prepare.existing import describe_parquet
+from pipelines.requests import Requests
 from pipelines.row_groups import list_row_groups
 from pipelines.schema import LAYOUTS, Layout
 from tests.fuzz.harness import accepted, examples

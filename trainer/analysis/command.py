@@ -21,7 +21,7 @@ from trainer.analysis.retrieval import RetrievalOptions, retrieval
 from trainer.arguments import parse_run, run_parser
 from trainer.distributed import run_context
 from trainer.json_files import write_json
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from trainer.analysis.options import BesideOptions, Findings, Job, run_names
 from trainer.analysis.pictures import MUTED, label, new_figure, series_style, styled
-from trainer.telemetry.telemetry import METRICS_FILE, read_metrics
+from trainer.telemetry.metrics_file import METRICS_FILE, read_metrics
 
 METRICS = {"accuracy": "accuracy", "auc": "AUC", "logloss": "log loss (nats)"}
 Curves = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]

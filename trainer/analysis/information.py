@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.batch import Requests
 from pipelines.loader import Split, make_dataset
 from pipelines.parquet import read_requests
 from pipelines.ragged import backward_ranges
+from pipelines.requests import Requests
 from pipelines.schema import DatasetSchema
 from trainer.analysis.progress import told
 from trainer.config import TrainConfig

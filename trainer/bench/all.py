@@ -22,7 +22,7 @@ from trainer.bench.step import measure_step
 from trainer.json_files import read_object, write_json
 from trainer.report.headline import format_seconds
 from trainer.sweep.figures import Line, Panel, draw_lines
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

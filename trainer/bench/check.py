@@ -14,7 +14,7 @@ from trainer.bench.lanes import measure_in_turn, open_lane
 from trainer.bench.machine import machine
 from trainer.bench.series import ratio
 from trainer.bench.setting import Effort, TrainSetting
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.batch import Batch, Requests, collate
+from pipelines.batch import Batch, collate
 from pipelines.prepare.writer import DatasetWriter, user_table
+from pipelines.requests import Requests
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 from trainer.bench.setting import CATEGORIES, DataShape
 

@@ -24,7 +24,7 @@ from trainer.bench.lanes import join_by_file
 from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 from trainer.telemetry.traffic import TrafficCounter
 
 logger = logging.getLogger(__name__)

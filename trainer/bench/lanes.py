@@ -27,8 +27,8 @@ from trainer.bench.series import Series
 from trainer.bench.setting import Effort, TrainSetting
 from trainer.bench.training import Measured, Training
 from trainer.distributed import run_context
+from trainer.telemetry.logs import configure_logging
 from trainer.telemetry.memory import peak_memory_bytes
-from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 

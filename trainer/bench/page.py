@@ -169,7 +169,7 @@ def _items(found: Figures) -> list[str]:
         ]
         for cell in found["cells"]
     ]
-    first = f"{found['cells'][0]['items']:,}"
+    first = f"{found['cells'][0]['items']:,}" if found["cells"] else "the first"
     left = ", ".join(f"{number:,}" for number in found["left_out"])
     return [
         "With row-wise AdaGrad, which keeps one number a row.",

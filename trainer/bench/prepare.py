@@ -18,8 +18,8 @@ from pipelines.prepare.event_store import Resources
 from pipelines.prepare.taobao import prepare_taobao
 from trainer.bench.machine import machine
 from trainer.bench.setting import check_least
+from trainer.telemetry.logs import configure_logging
 from trainer.telemetry.memory import peak_memory_bytes
-from trainer.telemetry.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ def profile(training: Training, device: torch.device, steps: int) -> list[Operat
     for average in found.key_averages():
         if average.key.startswith(_EXCHANGES) or average.key.startswith("ProfilerStep"):
             continue
-        own_us = _own_time(average, device)
+        own_us = own_time(average, device)
         if own_us > 0:
             operators.append(Operator(average.key, own_us / total_us, average.count / steps))
     if exchanges:
@@ -70,11 +70,20 @@ def count_operations(training: Training, steps: int) -> int:
     return int(counter.get_total_flops())
 
 
-def _own_time(average: Any, device: torch.device) -> float:
-    """Microseconds; on a GPU those of kernels, else of operators."""
-    if device.type == "cuda":
-        return float(average.self_device_time_total)
-    return float(average.self_cpu_time_total)
+def own_time(average: Any, device: torch.device) -> float:
+    """Microseconds of an entry of the profiler; on a GPU those of kernels, else of operators.
+
+    On a GPU an operator of this process has the time of its kernels too, and a range that code has
+    named that of all in it: both would count a kernel twice.
+
+    Args:
+        average: the entry.
+        device: whose time is told.
+    """
+    if device.type != "cuda":
+        return float(average.self_cpu_time_total)
+    is_kernel = average.device_type.name == "CUDA" and not average.is_user_annotation
+    return float(average.self_device_time_total) if is_kernel else 0.0
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

@@ -31,7 +31,7 @@ from trainer.build import build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext, run_context
 from trainer.task import TrainTask
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from trainer.bench.floor import copy_speed, product_speed, seconds_a_call
 from trainer.bench.machine import machine
 from trainer.bench.serve_report import format_serve, write_serve
 from trainer.bench.setting import check_least
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

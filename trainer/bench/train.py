@@ -20,7 +20,7 @@ from trainer.bench.setting import DataShape, TrainSetting, check_least
 from trainer.bench.training import WARM_UP_STEPS, Training
 from trainer.distributed import RunContext, run_context
 from trainer.optim import SparseOptimizer
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.distributed import RunContext
+if TYPE_CHECKING:  # It loads torch, which listing runs does not need.
+    from trainer.distributed import RunContext
 
 logger = logging.getLogger(__name__)
 

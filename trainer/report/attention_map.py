@@ -15,7 +15,7 @@ from modules.attention import masked_softmax
 from pipelines import storage
 from pipelines.batch import Batch
 from pipelines.planted import Planted, load_planted
-from trainer.report.report import AttentionSummary
+from trainer.report.data import AttentionSummary
 from trainer.task import StepOutput
 
 CATEGORIES_SHOWN = 10

@@ -15,7 +15,7 @@ from trainer.runs.curves import COLOURS, MOST_RUNS, draw_figures
 from trainer.runs.differences import config_rows, result_rows
 from trainer.runs.files import CONFIG, RESULT, RunFiles, parsed
 from trainer.runs.state import Run, read_run
-from trainer.telemetry.telemetry import METRICS_FILE
+from trainer.telemetry.metrics_file import METRICS_FILE
 
 _TEMPLATE = Path(__file__).with_name("compare.html.j2")
 _FILES = ("report.html", RESULT, CONFIG, "plan.json", METRICS_FILE, "log.txt", "ended.json")

@@ -13,7 +13,7 @@ import yaml
 from trainer.checkpoints.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from trainer.checkpoints.store import Store
 from trainer.reliability.ending import NOTE_FILE
-from trainer.telemetry.telemetry import METRICS_FILE
+from trainer.telemetry.metrics_file import METRICS_FILE
 
 CONFIG, RESULT, ASKED, LOG = "config.yaml", "result.json", "asked.json", "log.txt"
 MARKS = (CONFIG, RESULT, NOTE_FILE, ASKED, METRICS_FILE)

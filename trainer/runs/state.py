@@ -12,7 +12,7 @@ from trainer.reliability.ending import NOTE_FILE
 from trainer.reliability.lock import LOCK_FILE, holder
 from trainer.runs.files import CONFIG, LOG, RESULT, RunFiles, number, value_at
 from trainer.sweep.launch import last_error
-from trainer.telemetry.telemetry import METRICS_FILE
+from trainer.telemetry.metrics_file import METRICS_FILE
 
 State = Literal["running", "finished", "stopped", "interrupted", "failed", "empty"]
 STATES: tuple[State, ...] = get_args(State)

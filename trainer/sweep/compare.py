@@ -24,7 +24,7 @@ from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
 from trainer.sweep.grid import Dataset
 from trainer.sweep.launch import HERE, make_runner
 from trainer.sweep.runs import Ended, Run, read_options, read_run, run_all
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

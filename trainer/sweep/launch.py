@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from trainer.telemetry.memory import reset_peak_memory
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 HERE = "here"
 _PATIENCE_S = 15 + float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
@@ -92,6 +91,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _run_here(arguments: Sequence[str], log: Path) -> int:
     from trainer.cli import main  # It imports this.
+    from trainer.telemetry.memory import reset_peak_memory  # It loads torch.
 
     with (
         log.open("w", encoding="utf-8") as told,

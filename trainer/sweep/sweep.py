@@ -23,7 +23,7 @@ from trainer.sweep.launch import HERE, Runner, make_runner
 from trainer.sweep.report import Report, draw_report, write_report
 from trainer.sweep.runs import Ended, Keep, Run, read_options, read_run, run_all
 from trainer.sweep.tables import markdown_table
-from trainer.telemetry.telemetry import configure_logging
+from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

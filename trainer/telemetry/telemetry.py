@@ -10,7 +10,6 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainer.telemetry.memory import peak_memory_bytes
+from trainer.telemetry.metrics_file import METRICS_FILE, read_metrics
 from trainer.telemetry.profiling import ProfileWindow
 from trainer.telemetry.step_window import StepWindow
 from trainer.telemetry.trackers import TrackerName, Trackers
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +74,6 @@ class TelemetryConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"telemetry.{name} is {value}; it must be at least {least}")
-
-
-class _BarHandler(logging.StreamHandler[Any]):
-    """Writes log lines to stderr above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def configure_logging(rank: int) -> None:
-    """Log to stderr, one line a message: this project at INFO on rank 0, all else at WARNING."""
-    handler = _BarHandler()
-    mark = "" if rank == 0 else f"rank {rank} "
-    handler.setFormatter(
-        logging.Formatter(f"%(asctime)s {mark}%(levelname)-7s %(message)s", "%H:%M:%S")
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    # What these libraries deprecate or would like configured is for this project, not for its user.
-    warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu|trainer)\b")
-    for name in ("torchrec", "torch.fx", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("trainer", "modules", "pipelines"):
-        logging.getLogger(name).setLevel(logging.INFO if rank == 0 else logging.WARNING)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's `metrics.jsonl`, oldest first; a last line cut off by a crash is left out."""
-    path = folder / METRICS_FILE
-    rows = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("%s: left out a damaged line: %.60s", path, line)
-    return rows
 
 
 class Telemetry:

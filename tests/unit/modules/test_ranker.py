@@ -98,6 +98,13 @@ def parse(*arguments: str) -> RankerConfig:
     return parse_run(run_parser("dare train", ""), list(arguments))[0].model
 
 
+def test_a_parser_forgets_the_preset_before():
+    parser = run_parser("dare train", "")
+    for preset in ("twin_kdd23", "dare", "twin"):
+        given = [f"--model.preset={preset}"]
+        assert parse_run(parser, given)[0].model == parse(*given)
+
+
 def test_the_default_is_dare_and_twin_shares_all_four_uses() -> None:
     assert parse().embeddings.uses == UsesConfig()
     assert parse("--model.preset=twin").embeddings.uses == SHARED

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.batch import Batch, collate, padding_batch
 from pipelines.interval import Clock
+from pipelines.requests import Requests
 
 KEYS = ["history_item", "history_category", "target_item", "target_category"]
 

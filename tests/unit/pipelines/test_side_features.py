@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import Batch, Requests, collate, padding_batch
+from pipelines.batch import Batch, collate, padding_batch
 from pipelines.ids import IdMode, IdRules, hash_ids
 from pipelines.loader import count_collisions
 from pipelines.lockstep import BatchStream
 from pipelines.parquet import read_requests
+from pipelines.requests import Requests
 from pipelines.row_groups import list_row_groups
 from pipelines.schema import Layout, layout_schema
 from pipelines.stream import RequestDataset, StreamConfig

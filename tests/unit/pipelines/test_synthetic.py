@@ -324,6 +324,7 @@ def test_a_life_of_20000_behaviours_works(tmp_path: Path) -> None:
         ("newest", "0"),
         ("newest", "200,"),
         ("newest", "200;1000"),
+        ("newest", "200 1000"),
         ("newest", "-5"),
         ("seed", -1),
         ("layout", "column"),

@@ -1,9 +1,13 @@
 """Lanes are measured in turns, and compared turn by turn."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
+from torch.autograd import DeviceType
 
 from trainer.bench.lanes import Lane, measure_in_turn, open_lane
-from trainer.bench.profile import covered
+from trainer.bench.profile import covered, own_time
 from trainer.bench.series import Series, ratio
 from trainer.bench.setting import DataShape, Effort, TrainSetting
 from trainer.bench.training import Measured
@@ -51,6 +55,26 @@ def test_figures_are_medians_with_the_least_and_the_most():
         "data_wait_share": 0.25,
         "steps": 2,
     }
+
+
+def test_a_kernel_counts_once_beside_the_operator_and_the_range_that_started_it():
+    def entry(device_type, named, cpu_us, device_us):
+        return SimpleNamespace(
+            device_type=device_type,
+            is_user_annotation=named,
+            self_cpu_time_total=cpu_us,
+            self_device_time_total=device_us,
+        )
+
+    operator = entry(DeviceType.CPU, False, 3.0, 40.0)
+    kernel = entry(DeviceType.CUDA, False, 0.0, 40.0)
+    forward = entry(DeviceType.CUDA, True, 0.0, 50.0)
+    of_gpu, here = (
+        [own_time(one, torch.device(device)) for one in (operator, kernel, forward)]
+        for device in ("cuda", "cpu")
+    )
+    assert of_gpu == [0.0, 40.0, 0.0]
+    assert here == [3.0, 0.0, 0.0]
 
 
 def test_time_that_spans_cover_together_counts_once():

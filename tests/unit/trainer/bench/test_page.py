@@ -69,6 +69,11 @@ def test_history_is_compared_with_the_first_length():
     assert f"| 20,000 | 6 | {rate} | 750 | 0.75 | {memory} |" in rows
 
 
+def test_where_no_table_fits_that_is_told():
+    rows = page(items={"cells": [], "left_out": [10, 2_000_000]}).splitlines()
+    assert rows[-1] == "Left out for want of memory: 10, 2,000,000."
+
+
 def test_ranks_are_told_with_efficiency_and_exchange():
     cell = {
         **RATE,

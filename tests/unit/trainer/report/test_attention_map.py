@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainer.report.attention_map
-from pipelines.batch import Batch, Requests, collate
+from pipelines.batch import Batch, collate
 from pipelines.planted import Planted
+from pipelines.requests import Requests
 from trainer.report.attention_map import AttentionMap
 from trainer.task import StepOutput
 

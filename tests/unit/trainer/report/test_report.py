@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from trainer.report.data import AttentionSummary, ReportData
 from trainer.report.headline import (
     finite,
     format_bytes,
@@ -13,7 +14,7 @@ from trainer.report.headline import (
     oracle_share,
     split_name,
 )
-from trainer.report.report import AttentionSummary, ReportData, write_report
+from trainer.report.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HISTORY = [

@@ -9,7 +9,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainer.telemetry.telemetry import Telemetry, TelemetryConfig, configure_logging, read_metrics
+from trainer.telemetry.logs import configure_logging
+from trainer.telemetry.metrics_file import read_metrics
+from trainer.telemetry.telemetry import Telemetry, TelemetryConfig
 
 
 def quiet(**options) -> TelemetryConfig:
