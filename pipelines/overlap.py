@@ -114,9 +114,11 @@ def check_overlap(pipeline: Pipeline, model: nn.Module) -> None:
     sharded = {
         name: module for name, module in model.named_modules() if isinstance(module, ShardedModule)
     }
-    lost = [name for name, module in sharded.items() if id(module) not in overlapped]
+    lost = [module for module in sharded.values() if id(module) not in overlapped]
     if lost:
+        tables = {key.split(".")[-2] for module in lost for key in module.state_dict()}
         raise RuntimeError(
-            f"{len(lost)} of {len(sharded)} collections are not overlapped ({', '.join(lost)}): "
-            "their input was changed before the lookup"
+            f"{len(lost)} of {len(sharded)} collections are not overlapped (tables "
+            f"{', '.join(sorted(tables))}): their input was changed before the lookup; "
+            "loop.overlap plain trains without"
         )

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+# Who is started in the background of a shell ignores Ctrl-C, which some tests are about.
+_HANDLERS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

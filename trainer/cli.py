@@ -9,6 +9,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
 from trainer import commands
+from trainer.doctor.probes import first_line
 from trainer.host_memory import keep_freed_memory
 from trainer.parsing import in_one_line
 
@@ -98,13 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"dare {arguments[0]}: interrupted; what is written stays", file=sys.stderr)
         return 130
-    except (ArgumentError, ValueError, RuntimeError, OSError) as error:
+    except (ArgumentError, ImportError, ValueError, RuntimeError, OSError) as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise
-        text = str(error)
-        if isinstance(error, ArgumentError):
-            text = f"{in_one_line(error)} (`dare {arguments[0]} --help` explains all)"
-        for line in text.splitlines():
+        for line in _in_words(error, arguments[0]).splitlines():
             print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
         return 2
 
@@ -121,3 +119,12 @@ def load_torch() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _in_words(error: Exception, command: str) -> str:
+    if isinstance(error, ArgumentError):
+        return f"{in_one_line(error)} (`dare {command} --help` explains all)"
+    # What torch says of FBGEMM's libraries where CUDA's build finds no driver, or both are there.
+    if isinstance(error, ImportError) or str(error).startswith("Could not load this library"):
+        return f"{first_line(error)}\n`dare doctor` says what does not fit, and what to do"
+    return str(error)

@@ -22,7 +22,10 @@ from trainer.telemetry.metrics_file import read_metrics
 
 logger = logging.getLogger(__name__)
 
-RESULT_METRICS = ("auc", "gauc", "gauc_users", "ne", "logloss", "accuracy", "calibration")
+RESULT_METRICS = (
+    *("auc", "gauc", "gauc_unweighted", "gauc_users"),
+    *("ne", "logloss", "accuracy", "calibration"),
+)
 
 
 def told(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -21,10 +21,10 @@ from tests.ranks import COLLECTIVE_TIMEOUT_S, run_on_ranks
 from tests.small_run import batches, small_config, small_schema
 from trainer.build import ShardedRun, build
 from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints
-from trainer.config import TrainConfig
-from trainer.distributed import RunContext, run_context
 from trainer.checkpoints.manifest import Manifest
 from trainer.checkpoints.snapshot import take_snapshot
+from trainer.config import TrainConfig
+from trainer.distributed import RunContext, run_context
 
 TYPES = ("table_wise", "row_wise", "column_wise", "table_row_wise", "grid_shard")
 OPTIMIZERS = ("adam", "rowwise_adagrad", "partial_rowwise_adam")
@@ -33,9 +33,9 @@ WORLDS = (4, 3, 2, 1)  # First all ranks: TorchRec remembers its first group.
 
 def roads() -> Iterator[tuple[int, int, str, str, str]]:
     """Every world to every other, every sharding type to every other, over the optimizers."""
-    kinds = itertools.cycle(itertools.product(TYPES, TYPES))
-    for number, (before, after) in enumerate(itertools.product(WORLDS, WORLDS)):
-        yield before, after, *next(kinds), OPTIMIZERS[number % len(OPTIMIZERS)]
+    worlds = itertools.cycle(itertools.product(WORLDS, WORLDS))
+    for number, kinds in enumerate(itertools.product(TYPES, TYPES)):
+        yield *next(worlds), *kinds, OPTIMIZERS[number % len(OPTIMIZERS)]
 
 
 @contextmanager
@@ -79,14 +79,17 @@ def whole_state(run: ShardedRun, context: RunContext) -> dict[str, torch.Tensor]
     if context.world > 1:
         dist.all_gather_object(every, mine)
     whole: dict[str, torch.Tensor] = {}
-    for one in every:
-        for name, (size, shards) in one.items():
-            for offsets, part in shards:
-                target = whole.setdefault(name, torch.full(size, torch.nan))
-                for axis, offset in enumerate(offsets):
-                    target = target.narrow(axis, offset, part.size(axis))
-                target.copy_(part)
+    for name, (size, shards) in itertools.chain.from_iterable(one.items() for one in every):
+        for offsets, part in shards:
+            target = whole.setdefault(name, torch.full(size, torch.nan))
+            copy_to(target, offsets, part)
     return whole
+
+
+def copy_to(target: torch.Tensor, offsets: list[int], part: torch.Tensor) -> None:
+    for axis, offset in enumerate(offsets):
+        target = target.narrow(axis, offset, part.size(axis))
+    target.copy_(part)
 
 
 def save_one(folder: Path, name: str, config: TrainConfig, context: RunContext) -> None:
@@ -147,16 +150,16 @@ def check(folder: Path, rank: int) -> None:
     for world in WORLDS:
         if rank < world:
             with ranks_of(folder, f"save-{world}", world, rank) as context:
-                for before, after, kind, _, optimizer in roads():
+                for before, after, kind, other, optimizer in roads():
                     if before == world:
-                        name = f"{before}-{after}"
+                        name = f"{before}-{after}-{kind}-{other}"
                         save_one(folder, name, config_of(folder, kind, optimizer), context)
     for world in WORLDS:
         if rank < world:
             with ranks_of(folder, f"restore-{world}", world, rank) as context:
-                for before, after, _, kind, optimizer in roads():
+                for before, after, other, kind, optimizer in roads():
                     if after == world:
-                        name = f"{before}-{after}"
+                        name = f"{before}-{after}-{other}-{kind}"
                         restore_one(folder, name, config_of(folder, kind, optimizer), context)
     # For who has started this process, and ends its group.
     dist.init_process_group("gloo", (folder / "end").as_uri(), None, 4, rank)
@@ -166,7 +169,9 @@ def check(folder: Path, rank: int) -> None:
 def test_any_ranks_and_plan_restore_what_any_others_saved(tmp_path: Path) -> None:
     for kind in TYPES:
         # The last two are for pooled tables only.
-        tables = ["'*'"] if kind in TYPES[:3] else ["representation_item", "representation_category"]
+        tables = (
+            ["'*'"] if kind in TYPES[:3] else ["representation_item", "representation_category"]
+        )
         rows = [f"{table}: {{sharding_types: [{kind}]}}" for table in tables]
         (tmp_path / f"{kind}.yaml").write_text(f"tables: {{{', '.join(rows)}}}\n")
     run_on_ranks(4, functools.partial(check, tmp_path))

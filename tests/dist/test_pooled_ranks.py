@@ -1,6 +1,7 @@
 """Tables pooled and scored on their shards train as unpooled ones do, whatever the sharding."""
 
 import functools
+import itertools
 import json
 import os
 from pathlib import Path
@@ -189,17 +190,27 @@ def test_every_rank_gets_back_gradients_of_what_it_sent(tmp_path):
     assert sum(pooled.values()) < whole
 
 
+EXCHANGES = {
+    "TorchRec's": ["--model.embeddings.representation_lookup=unpooled"],
+    "ours": ["--model.embeddings.attention_lookup=scored"],
+}
+"""Models of which all rows, sums and scores go one way."""
+WIRES = (("fp32", "fp32"), ("fp16", "fp32"), ("fp32", "bf16"), ("int8", "bf16"))
+
+
 def _send_in(folder: Path, _rank: int) -> None:
     losses = {}
     with run_context() as context:
-        for wire in ("fp32", "fp16", "bf16", "int8"):
-            losses[wire] = _train(
+        for exchange, (forward, backward) in itertools.product(EXCHANGES, WIRES):
+            losses[f"{exchange} {forward} {backward}"] = _train(
                 [
                     f"--sharding.plan={folder / 'row_wise.yaml'}",
+                    *EXCHANGES[exchange],
                     "--model.head.norm=layer",
                     "--model.embeddings.attention={item: 32, category: 32, position: 4}",
-                    f"--sharding.communication.forward={wire}",
-                    f"--sharding.communication.backward={'bf16' if wire == 'int8' else wire}",
+                    "--model.embeddings.representation={item: 32, category: 32, position: 4}",
+                    f"--sharding.communication.forward={forward}",
+                    f"--sharding.communication.backward={backward}",
                 ],
                 context,
             )["losses"]
@@ -208,13 +219,16 @@ def _send_in(folder: Path, _rank: int) -> None:
 
 
 @pytest.mark.dist
-def test_narrow_types_on_the_way_change_losses_a_little(tmp_path):
+def test_narrow_types_on_the_way_forward_and_back_change_losses_a_little(tmp_path):
     _write_plans(tmp_path)
     run_on_ranks(2, functools.partial(_send_in, tmp_path))
     losses = json.loads((tmp_path / "wires.json").read_text())
-    for wire in ("fp16", "bf16", "int8"):
-        differences = [abs(a - b) for a, b in zip(losses[wire], losses["fp32"], strict=True)]
-        assert 0 < max(differences) < 0.02, wire
+    for exchange, (forward, backward) in itertools.product(EXCHANGES, WIRES[1:]):
+        exact = losses[f"{exchange} fp32 fp32"]
+        found = losses[f"{exchange} {forward} {backward}"]
+        assert 0 < max(abs(a - b) for a, b in zip(found, exact, strict=True)) < 0.02
+        # Gradients show from the second step on only.
+        assert (found[0] == exact[0]) == (forward == "fp32"), (exchange, forward, backward)
 
 
 def _with_few_categories(folder: Path, world: int, _rank: int) -> None:

@@ -50,7 +50,7 @@ def _mend(groups: int) -> None:
     whole = model_parallel._remote_device
     model_parallel._remote_device = lambda text: whole(text.rpartition(":")[0])
 
-    def average(self, context, tensors, *_):
+    def average(_, context, tensors, *__):
         for tensor in (tensor for group in tensors.values() for tensor in group):
             dist.all_reduce(tensor, group=context.replica_pg)
             tensor.div_(groups)
@@ -91,9 +91,7 @@ def _check_checkpoint(folder, config, context, groups, trained):
     model, optimizers = trained
     checkpoints = Checkpoints(str(folder), CheckpointConfig(), context)
     names = config.optim.names()
-    manifest = Manifest(
-        step=STEPS, samples=0, world=4, seconds=0.0, optimizers=names, metrics={}
-    )
+    manifest = Manifest(step=STEPS, samples=0, world=4, seconds=0.0, optimizers=names, metrics={})
     checkpoints.save(model, optimizers, manifest, {})
     fresh, fresh_optimizers = _sharded(config, context, groups)
     name, _ = checkpoints.latest()

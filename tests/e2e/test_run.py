@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import TARGETS, dare, dare_without_report, rows_of
 
-METRICS = ("auc", "gauc", "ne", "logloss", "calibration")
+METRICS = ("auc", "gauc", "gauc_unweighted", "ne", "logloss", "calibration")
 
 
 @pytest.fixture(scope="module")

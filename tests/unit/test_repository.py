@@ -1,6 +1,8 @@
 """Rules of the repository that linters do not have."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,3 +43,16 @@ def test_every_package_is_shipped():
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES}
     assert found == set(shipped)
+
+
+def test_every_python_file_is_linted():
+    """Ruff leaves out folders of some names by itself, `dist` among them."""
+    ruff = Path(sys.executable).with_name("ruff")
+    told = subprocess.run([ruff, "check", "--show-files", "."], cwd=ROOT, capture_output=True)
+    linted = {Path(line) for line in told.stdout.decode().splitlines()}
+    sources = (
+        path
+        for top in ("docs", "tests", "trainer", "modules", "pipelines", "launch")
+        for path in (ROOT / top).rglob("*.py")
+    )
+    assert [path for path in sources if path not in linted] == []

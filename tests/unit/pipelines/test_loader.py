@@ -2,6 +2,7 @@ import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipelines.prepare.writer import DatasetWriter, user_table
 from pipelines.row_groups import list_row_groups
 from pipelines.schema import DatasetSchema, Layout
 from pipelines.stream import RequestDataset
+from pipelines.vote import Vote
 from tests.split_files import (
     ROWS,
     User,
@@ -181,6 +183,13 @@ def test_a_place_is_small_and_does_not_grow_with_the_data(tmp_path: Path) -> Non
         sizes.append(len(json.dumps(places[len(places) // 2])))
     assert max(sizes) < 1000
     assert abs(sizes[1] - sizes[0]) < 20
+
+
+def test_the_next_batch_is_voted_on_before_one_is_handed_out(split: str) -> None:
+    stream = open_stream(split, epochs=1)
+    with mock.patch("pipelines.lockstep.Vote", wraps=Vote) as votes:
+        for handed_out, _ in enumerate(islice(stream, 3), start=1):
+            assert votes.call_count == handed_out + 1
 
 
 def test_a_place_stays_known_while_a_pipeline_reads_ahead(split: str) -> None:
