@@ -31,18 +31,19 @@ class SimHash(nn.Module):
         super().__init__()
         self.register_buffer("directions_DB", torch.randn(width, bits))
 
-    @torch.no_grad()
     def pair(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Bits of targets and behaviours as attention sees them: 1 or -1, [R, M, B] and [R, L, B].
 
         Padding has bits too.
         """
         return (
-            self._bits(seen.target_RMD("attention_target")),
-            self._bits(seen.history_RLD("attention_history")),
+            self.bits(seen.target_RMD("attention_target")),
+            self.bits(seen.history_RLD("attention_history")),
         )
 
-    def _bits(self, value: Tensor) -> Tensor:
+    @torch.no_grad()
+    def bits(self, value: Tensor) -> Tensor:
+        """Bits of vectors, 1 or -1 in the last dimension."""
         # Not rounded by autocast: near a hash's edge, rounding would decide.
         with torch.autocast(value.device.type, enabled=False):
             products = value.float() @ self.directions_DB

@@ -30,6 +30,7 @@ MODEL_NAMES = {
     "din": "DIN",
     "eta": "ETA",
     "sdim": "SDIM",
+    "mirrn": "MIRRN",
 }
 """As the paper calls them; others go by the name of their preset."""
 
