@@ -53,7 +53,7 @@ def test_queries_are_the_targets_then_the_newest_then_all() -> None:
     scorer = InterestScorer(width=2, bits=2, recent=2)
     scorer.hash.directions_DB.copy_(torch.eye(2))
     found = scorer(seen([[1.0, 1.0], [-1.0, -1.0]], history))
-    # Means of the newest two, (1, 0), and of all, (-7/3, 1/3); products of signs, times 4, less age.
+    # Means: of the newest two (1, 0), of all (-7/3, 1/3). Products of signs, times 4, less age.
     signs = torch.tensor([[[0, 2, 0], [0, -2, 0], [0, 2, 0], [-2, 0, 2]]])
     assert torch.equal(found, signs * 4.0 - torch.arange(3))
 
