@@ -17,7 +17,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from modules.attention import HeadsOutput
 from modules.grouping import SimHash
 from modules.representation import Kept
 from modules.scorers import newest_of_equals
@@ -104,7 +103,8 @@ class Interests(nn.Module):
         self.filters = nn.ModuleList(FourierFilter(width, heads, length) for _ in range(1 + _OWN))
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
-        self.output = HeadsOutput(width, heads)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
 
     def forward(self, seen: Seen, kept: Kept) -> tuple[Tensor, Tensor, Kept]:
         """Refine, average, attend.
@@ -142,13 +142,16 @@ class Interests(nn.Module):
 
     def _attend(self, target_RMD: Tensor, interest_RQD: Tensor) -> tuple[Tensor, Tensor]:
         """history_RMD, and the attention to each interest as a mean over heads, weight_RMG."""
-        interest_RMGD = _of_targets(interest_RQD)
         query_RMHW = torch.unflatten(self.query(target_RMD), 2, (self.heads, -1))
-        key_RMGHW = torch.unflatten(self.key(interest_RMGD), 3, (self.heads, -1))
-        score_RHMG = torch.einsum("rmhw,rmghw->rhmg", query_RMHW, key_RMGHW)
-        weight_RHMG = torch.softmax(score_RHMG / math.sqrt(query_RMHW.size(3)), dim=3)
-        sum_RHMD = torch.einsum("rhmg,rmgd->rhmd", weight_RHMG, interest_RMGD)
-        return self.output(sum_RHMD.flatten(1, 2)), weight_RHMG.mean(dim=1)
+        key_RMGHW, value_RMGHW = (
+            torch.unflatten(_of_targets(matrix(interest_RQD)), 3, (self.heads, -1))
+            for matrix in (self.key, self.value)
+        )
+        # Sums instead of matrix products, in whose shapes torch.export loses the targets' number.
+        score_RMGH = (query_RMHW.unsqueeze(2) * key_RMGHW).sum(dim=4)
+        weight_RMGH = torch.softmax(score_RMGH / math.sqrt(query_RMHW.size(3)), dim=2)
+        sum_RMHW = (weight_RMGH.unsqueeze(4) * value_RMGHW).sum(dim=2)
+        return self.output(sum_RMHW.flatten(2)), weight_RMGH.mean(dim=3)
 
 
 def shares(valid_RQK: Tensor) -> Tensor:

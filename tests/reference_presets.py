@@ -199,8 +199,8 @@ def _mirrn(source: Source, slots: Slots, form: Form) -> Model:
         filters=filters,
         query=source("interests.query.weight"),
         key=source("interests.key.weight"),
-        value=source("interests.output.value.weight"),
-        output=source("interests.output.output.weight"),
+        value=source("interests.value.weight"),
+        output=source("interests.output.weight"),
         heads=source.config.attention.heads,
     )
     return Model(interests.mirrn(source.twin(), made, slots, form), made.decayed())
