@@ -36,14 +36,14 @@ class SimHash(nn.Module):
 
         Padding has bits too.
         """
-        return (
-            self.bits(seen.target_RMD("attention_target")),
-            self.bits(seen.history_RLD("attention_history")),
-        )
+        return self.bits(seen.target_RMD("attention_target"), seen.history_RLD("attention_history"))
 
     @torch.no_grad()
-    def bits(self, value: Tensor) -> Tensor:
-        """Bits of vectors, 1 or -1 in the last dimension."""
+    def bits(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Bits of vectors, 1 or -1, in the last dimension."""
+        return self._bits(one), self._bits(other)
+
+    def _bits(self, value: Tensor) -> Tensor:
         # Not rounded by autocast: near a hash's edge, rounding would decide.
         with torch.autocast(value.device.type, enabled=False):
             products = value.float() @ self.directions_DB

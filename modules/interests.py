@@ -42,17 +42,16 @@ class InterestScorer(nn.Module):
         super().__init__()
         self.hash, self.recent = SimHash(width, bits), recent
 
-    @torch.no_grad()
     def forward(self, seen: Seen) -> Tensor:
         """Compare every behaviour of a request with each of its queries: score_RQL."""
-        history_RLD = seen.history_RLD("attention_history")
+        history_RLD = seen.history_RLD("attention_history").detach()
         behaviour_RL = seen.grid.behaviour_RL()
         newest_L = torch.arange(behaviour_RL.size(1), device=behaviour_RL.device) < self.recent
         chosen_RCL = torch.stack([behaviour_RL & newest_L, behaviour_RL], dim=1)
         mean_RCD = shares(chosen_RCL).to(history_RLD.dtype) @ history_RLD
         query_RQD = torch.cat([seen.target_RMD("attention_target"), mean_RCD], dim=1)
-        bits_RLB = self.hash.bits(history_RLD)
-        return newest_of_equals(self.hash.bits(query_RQD) @ bits_RLB.transpose(1, 2))
+        query_RQB, history_RLB = self.hash.bits(query_RQD, history_RLD)
+        return newest_of_equals(query_RQB @ history_RLB.transpose(1, 2))
 
 
 class FourierFilter(nn.Module):
@@ -165,7 +164,7 @@ def turned(length: int) -> Tensor:
     spectrum_FK[0] = 0
     if length % 2 == 0:
         spectrum_FK[-1] = 0
-    return torch.fft.irfft(1j * spectrum_FK, n=length, dim=0).float()
+    return torch.fft.irfft(1j * spectrum_FK, n=length, dim=0).float().contiguous()
 
 
 def _diagonal(part_HWW: Tensor) -> Tensor:
