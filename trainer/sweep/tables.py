@@ -89,7 +89,7 @@ def grid_tables(grid: Grid, cells: Sequence[Cell], metric: str = "auc") -> str:
         rows = [[f"{down.label} \\ {across.label}", *across.values]]
         for value in down.values:
             row = [found[value, other] for other in across.values]
-            rows.append([value, *(_markdown_number(one) if one else _MISSING for one in row)])
+            rows.append([value, *(_text(one, grid, _MISSING, _markdown_number) for one in row)])
         parts.append(f"\n{model_name(preset)}, {dataset.label}:\n\n{_markdown(rows)}")
     return "".join(parts)
 
@@ -185,13 +185,19 @@ def _rows(
     for preset, row in zip(grid.presets, found, strict=True):
         texts = [model_name(preset)]
         for one, top in zip(row, best, strict=True):
-            text = missing if one is None else form(one)
-            if one is not None and one.count < len(grid.seeds):
-                text += f" ({one.count} of {len(grid.seeds)})"
+            text = _text(one, grid, missing, form)
             alone = len(grid.presets) == 1
             texts.append(emphasise(text) if one and _shown(one) == top and not alone else text)
         rows.append(texts)
     return rows
+
+
+def _text(one: Spread | None, grid: Grid, missing: str, form: Callable[[Spread], str]) -> str:
+    """A cell, with how many of its runs there are where some are not."""
+    if one is None:
+        return missing
+    there = f" ({one.count} of {len(grid.seeds)})" if one.count < len(grid.seeds) else ""
+    return form(one) + there
 
 
 def _shown(found: Spread) -> float:
