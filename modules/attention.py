@@ -19,26 +19,31 @@ Scale = Literal["two_term", "joint", "position_twice"]
 class AttentionConfig:
     """How behaviours are scored and weighed."""
 
-    scorer: Literal["dot", "mlp", "multi_head", "buckets"] = "dot"
+    scorer: Literal["dot", "mlp", "multi_head", "buckets", "interests"] = "dot"
     """`dot`: scaled dot product (TWIN, DARE). `mlp`: a small network of target and behaviour,
     without position (DIN). `multi_head`: projected heads with a bias of position (TWIN as
     published, SIM). `buckets`: behaviours whose hash is the target's count alike, the others not
-    at all; no softmax, and no auxiliary head (SDIM)."""
+    at all; no softmax, and no auxiliary head (SDIM). `interests`: three searches, by the target, by
+    the newest behaviours and by all; each one's finds are mixed along time and averaged, and the
+    target attends to the three means; no auxiliary head (MIRRN)."""
     scale: Scale = "two_term"
     """Of `dot`. `two_term`: item and category over the root of their width, plus position over the
     root of its own (released code). `joint`: all over the root of the whole width (paper).
     `position_twice`: both, what the released code computes for hard search."""
     heads: int = 4
-    """Heads of `multi_head`; they share the widths of attention and of representation evenly."""
+    """Heads of `multi_head` and `interests`; they share the widths evenly, of attention and of
+    representation, or of representation alone."""
     hidden: int = 36
     """Width of the hidden layer of `mlp`."""
     hash_groups: int = 2
     """Groups of hashes of `buckets`, whose sums are averaged."""
     hash_bits: int = 4
     """Bits of a group."""
+    recent: int = 16
+    """Newest behaviours whose mean is one of the queries of `interests`."""
 
     def __post_init__(self) -> None:
-        for name in ("heads", "hidden", "hash_groups", "hash_bits"):
+        for name in ("heads", "hidden", "hash_groups", "hash_bits", "recent"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"model.attention.{name} is {getattr(self, name)}; it must be at least 1"
@@ -115,3 +120,17 @@ class BucketsOutput(nn.Module):
         """Sums of each group, group by group, to one a target, history_RMD; 0 if none fell in."""
         unit_RQD = F.normalize(history_RQD, dim=2, eps=1e-12)
         return torch.unflatten(unit_RQD, 1, (self.groups, -1)).mean(dim=1)
+
+
+def make_output(config: AttentionConfig, width: int) -> nn.Module:
+    """What makes the sums of a target one, where there are several.
+
+    Args:
+        config: of the scorer.
+        width: of representation with its position.
+    """
+    if config.scorer == "multi_head":
+        return HeadsOutput(width, config.heads)
+    if config.scorer == "buckets":
+        return BucketsOutput(config.hash_groups)
+    return nn.Identity()

@@ -31,16 +31,17 @@ class SimHash(nn.Module):
         super().__init__()
         self.register_buffer("directions_DB", torch.randn(width, bits))
 
-    @torch.no_grad()
     def pair(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Bits of targets and behaviours as attention sees them: 1 or -1, [R, M, B] and [R, L, B].
 
         Padding has bits too.
         """
-        return (
-            self._bits(seen.target_RMD("attention_target")),
-            self._bits(seen.history_RLD("attention_history")),
-        )
+        return self.bits(seen.target_RMD("attention_target"), seen.history_RLD("attention_history"))
+
+    @torch.no_grad()
+    def bits(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Bits of vectors, 1 or -1, in the last dimension."""
+        return self._bits(one), self._bits(other)
 
     def _bits(self, value: Tensor) -> Tensor:
         # Not rounded by autocast: near a hash's edge, rounding would decide.

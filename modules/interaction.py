@@ -14,11 +14,12 @@ from torch.autograd.profiler import record_function
 from torchrec import KeyedJaggedTensor
 
 from modules import jagged_search
-from modules.attention import BucketsOutput, HeadsOutput, masked_softmax, pool_kept
+from modules.attention import make_output, masked_softmax, pool_kept
 from modules.embedding import Embeddings, Lookups
 from modules.grouping import clusters
 from modules.head import Head
 from modules.history import RequestGrid
+from modules.interests import Interests, InterestScorer, shares
 from modules.model_config import InitConfig, RankerConfig
 from modules.positions import Positions
 from modules.projection import UseProjection, make_uses
@@ -80,7 +81,12 @@ class Interaction(nn.Module):
         self._one_scorer = scorer is self.attention_scorer
         self.search = SearchUnit(history_length if everything else config.search.top_k, scorer)
         width = sum(config.widths("representation_target"))
-        self.output = _make_output(config, width)
+        self.output = make_output(config.attention, width)
+        self.interests = (
+            Interests(width, config.attention.heads, config.search.top_k)
+            if config.attention.scorer == "interests"
+            else None
+        )
         self.head = Head(config.head, config.head.hidden, width)
         self.auxiliary_head = (
             Head(config.head, config.head.auxiliary_hidden, width)
@@ -98,6 +104,8 @@ class Interaction(nn.Module):
             return MultiHeadScorer(width, position_width, attention.heads)
         if attention.scorer == "buckets":
             return BucketScorer(width, attention.hash_groups, attention.hash_bits)
+        if attention.scorer == "interests":
+            return InterestScorer(width, self.config.search.hash_bits, attention.recent)
         if self.config.projection.of_joined:
             return JoinedDotScorer(self.uses, attention.scale, width)
         return DotScorer(make_dots(embeddings), attention.scale, width)
@@ -107,7 +115,7 @@ class Interaction(nn.Module):
         width, position_width = self.config.widths("attention_target")
         if search.by == "category":
             return CategoryScorer()
-        if search.by == "hamming":
+        if search.by == "hamming" and self.config.attention.scorer != "interests":
             return HammingScorer(width, search.hash_bits)
         if search.by == "own":
             return OwnScorer(width + position_width, search.own_width)
@@ -155,7 +163,10 @@ class Interaction(nn.Module):
     ) -> RankerOutput:
         """Pool and predict: reads what the head sees only, and what `find` gave."""
         with record_function("pool"):
-            target_TD, history_RCD = self._pool(seen, scores, kept)
+            if self.interests is None:
+                target_TD, history_RCD = self._pool(seen, scores, kept)
+            else:
+                target_TD, history_RCD, kept = self.interests(seen, kept)
         with record_function("dense"):
             return self._predict(seen.grid, target_TD, history_RCD, counts_T, kept)
 
@@ -181,6 +192,8 @@ class Interaction(nn.Module):
     def _weigh(self, score: Tensor, valid: Tensor) -> Tensor:
         if self.config.attention.scorer == "buckets":
             return score * valid
+        if self.config.attention.scorer == "interests":
+            return shares(valid)
         return masked_softmax(score, valid)
 
     def _pool(self, seen: Seen, scores: Scores | None, kept: Kept) -> tuple[Tensor, Tensor]:
@@ -257,14 +270,6 @@ class Scores(NamedTuple):
     score_RQL: Tensor
     rank_RML: Tensor
     behaviour_RL: Tensor
-
-
-def _make_output(config: RankerConfig, width: int) -> nn.Module:
-    if config.attention.scorer == "multi_head":
-        return HeadsOutput(width, config.attention.heads)
-    if config.attention.scorer == "buckets":
-        return BucketsOutput(config.attention.hash_groups)
-    return nn.Identity()
 
 
 def _sum_heads(value_RQL: Tensor, heads: int) -> Tensor:

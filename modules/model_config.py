@@ -30,6 +30,7 @@ Preset = Literal[
     "sdim",
     "twin_v2",
     "twin_kdd23",
+    "mirrn",
     "item_linear",
     "category_linear",
     "position_linear",
@@ -84,8 +85,9 @@ class RankerConfig:
 
     @property
     def has_auxiliary_head(self) -> bool:
-        """Attention by buckets has no scores of whole histories to train."""
-        return self.head.auxiliary_weight > 0 and self.attention.scorer != "buckets"
+        """Attention by buckets or interests has no scores of whole histories to train."""
+        scored = self.attention.scorer not in ("buckets", "interests")
+        return self.head.auxiliary_weight > 0 and scored
 
     @property
     def sums_whole_histories(self) -> bool:
@@ -101,7 +103,8 @@ class RankerConfig:
     def _lookup_problems(self) -> Iterator[str]:
         """What rows that stay on their shards cannot do."""
         embeddings, projected = self.embeddings, self.projection.of_features
-        if embeddings.pooled_space and (projected or self.attention.sums > 1):
+        one_sum = self.attention.sums == 1 and self.attention.scorer != "interests"
+        if embeddings.pooled_space and (projected or not one_sum):
             what = "model.projection" if projected else f"attention {self.attention.scorer}"
             yield (
                 f"model.embeddings.representation_lookup is pooled, which {what} cannot use; set "
@@ -126,20 +129,28 @@ class RankerConfig:
                 "model.search.by is own, whose matrices only the auxiliary head trains, which this "
                 "model has not; set model.head.auxiliary_weight above 0"
             )
-        if self.attention.scorer == "buckets" and self.search.cluster_size:
+        scorer = self.attention.scorer
+        if scorer in ("buckets", "interests") and self.search.cluster_size:
             yield (
                 f"model.search.cluster_size is {self.search.cluster_size}, attention.scorer "
-                "buckets, whose scores are no exponents that a cluster's size could be added to; "
+                f"{scorer}, whose scores are no exponents that a cluster's size could be added to; "
                 "set cluster_size to 0"
             )
-        if self.projection.of_joined and self.attention.scorer != "dot":
+        if scorer == "interests" and self.search.by != "hamming":
             yield (
-                f"model.projection.place is joined, attention.scorer {self.attention.scorer}; a "
+                f"model.attention.scorer is interests, search.by {self.search.by}; its queries are "
+                "searched by hash bits: set search.by to hamming"
+            )
+        if self.projection.of_joined and scorer != "dot":
+            yield (
+                f"model.projection.place is joined, attention.scorer {scorer}; a "
                 "joined projection is for dot"
             )
         for use in ("attention_target", "representation_target"):
-            width = sum(self.widths(use)) if use.startswith("rep") else self.widths(use)[0]
-            if self.attention.scorer == "multi_head" and width % self.attention.heads:
+            of_head = use.startswith("rep")
+            width = sum(self.widths(use)) if of_head else self.widths(use)[0]
+            shared = scorer == "multi_head" or (scorer == "interests" and of_head)
+            if shared and width % self.attention.heads:
                 yield (
                     f"model.attention.heads is {self.attention.heads}, {use} is {width} wide; "
                     "heads must share it evenly"

@@ -36,6 +36,13 @@ From elsewhere, made here with the head and the training above, since nobody has
 * `twin_kdd23` (arXiv:2302.02352, TWIN as published): head j has
   s_ij = (W_q^j v) (W_h^j e_i) / sqrt(d_j) + b p_i, with the position p for the cross features;
   search by the sum over heads; h = W_o [..; sum_i w_ij W_v^j e_i; ..]. The paper keeps 100.
+* `mirrn` (arXiv:2411.15005 and its released code, without dropout): one table; three queries, v,
+  the mean of the newest 16 e_i and the mean of all. Each keeps the K behaviours whose SimHash has
+  most bits in common with its own, in order of time: X_g. An interest is the mean over time of
+  LN(X_g + F^-1(F(X_g) W_g)), F the Fourier transform over time, W_g a complex matrix a head;
+  h = multi-head attention of v to the three interests, without biases; the head sees `[v; h]`.
+  Positions, added to e_i there, lie beside it here; the code's option of another attention, to the
+  newest behaviours alone, is left out.
 """
 
 from __future__ import annotations
@@ -93,6 +100,7 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
     "sdim": {**_SHARED, "search.by": "none", "attention.scorer": "buckets"},
     "twin_v2": {**_SHARED, "search.cluster_size": 4},
     "twin_kdd23": _MULTI_HEAD,
+    "mirrn": {**_SHARED, **_NO_TR, "search.by": "hamming", "attention.scorer": "interests"},
     "item_linear": _projected("item"),
     "category_linear": _projected("category"),
     "position_linear": _projected("position"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.model_config import RankerConfig
 from tests import reference_attentions as attentions
+from tests import reference_interests as interests
 from tests import reference_models as models
 from tests import reference_searches as searches
 from tests import small
@@ -184,6 +185,27 @@ def _kdd23(source: Source, slots: Slots, form: Form) -> Model:
     return Model(attentions.twin_kdd23(source.twin(), heads, slots, form), heads.decayed())
 
 
+def _mirrn(source: Source, slots: Slots, form: Form) -> Model:
+    filters = []
+    for number in range(3):
+        name = f"interests.filters.{number}"
+        weight = source(f"{name}.weight_CHWW")
+        filters.append(
+            interests.Filter(*weight, source(f"{name}.norm.weight"), source(f"{name}.norm.bias"))
+        )
+    made = interests.Interests(
+        directions_BX=source("search.scorer.hash.directions_DB").T,
+        recent=source.config.attention.recent,
+        filters=filters,
+        query=source("interests.query.weight"),
+        key=source("interests.key.weight"),
+        value=source("interests.value.weight"),
+        output=source("interests.output.weight"),
+        heads=source.config.attention.heads,
+    )
+    return Model(interests.mirrn(source.twin(), made, slots, form), made.decayed())
+
+
 SIDES = (ATTENTION, REPRESENTATION)
 REFERENCES: Mapping[str, Reference] = {
     "dare": _plain(_two),
@@ -202,6 +224,7 @@ REFERENCES: Mapping[str, Reference] = {
     "sdim": _sdim,
     "twin_v2": _twin_v2,
     "twin_kdd23": _kdd23,
+    "mirrn": _mirrn,
     "item_linear": _before("item", owners=SIDES),
     "category_linear": _before("category", owners=SIDES),
     "position_linear": _before("position", owners=SIDES),
@@ -228,7 +251,7 @@ def run(
     Returns:
         The result, and the gradient of each parameter by the ranker's names.
     """
-    if config.preset.endswith("_no_tr"):
+    if config.preset.endswith("_no_tr") or config.preset == "mirrn":
         form = replace(form, head_input=("target", "history"))
     source, slots = Source(task, config, size_TL), padded(rows)
     interaction = task.ranker.interaction

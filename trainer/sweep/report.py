@@ -33,6 +33,7 @@ from trainer.sweep.tables import (
     csv_table,
     differences_table,
     figures_table,
+    grid_tables,
     latex_table,
     markdown_table,
     model_name,
@@ -79,6 +80,7 @@ def _markdown(report: Report) -> str:
         f"AUC of the {report.split} split, mean ± sample standard deviation over the seeds "
         f"{seeds}; the best of each column is bold.\n\n",
         markdown_table(grid, cells),
+        grid_tables(grid, cells),
     ]
     if len(grid.presets) > 1:
         reference = choose_reference(grid.presets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Sequence
 
 from trainer.report.headline import format_bytes, format_seconds
@@ -30,6 +31,7 @@ MODEL_NAMES = {
     "din": "DIN",
     "eta": "ETA",
     "sdim": "SDIM",
+    "mirrn": "MIRRN",
 }
 """As the paper calls them; others go by the name of their preset."""
 
@@ -63,6 +65,33 @@ def markdown_table(grid: Grid, cells: Sequence[Cell], metric: str = "auc") -> st
         )
     heads = ["model", *(column_name(grid, cell.setting) for cell in columns)]
     return _markdown([heads, *rows])
+
+
+def grid_tables(grid: Grid, cells: Sequence[Cell], metric: str = "auc") -> str:
+    """Two varied fields as a grid, the first down and the second across, for each model and data.
+
+    As Fig. 17 of the paper lays out widths of attention and of representation.
+
+    Returns:
+        Markdown; empty where other than two fields take several values.
+    """
+    varied = [place for place, axis in enumerate(grid.axes) if len(axis.values) > 1]
+    if len(varied) != 2:
+        return ""
+    down, across = (grid.axes[place] for place in varied)
+    parts = []
+    for preset, dataset in itertools.product(grid.presets, grid.datasets):
+        found = {
+            tuple(cell.setting.values[place] for place in varied): cell.spread(metric)
+            for cell in cells
+            if (cell.setting.preset, cell.setting.dataset) == (preset, dataset.label)
+        }
+        rows = [[f"{down.label} \\ {across.label}", *across.values]]
+        for value in down.values:
+            row = [found[value, other] for other in across.values]
+            rows.append([value, *(_text(one, grid, _MISSING, _markdown_number) for one in row)])
+        parts.append(f"\n{model_name(preset)}, {dataset.label}:\n\n{_markdown(rows)}")
+    return "".join(parts)
 
 
 def latex_table(grid: Grid, cells: Sequence[Cell], metric: str = "auc") -> str:
@@ -156,13 +185,19 @@ def _rows(
     for preset, row in zip(grid.presets, found, strict=True):
         texts = [model_name(preset)]
         for one, top in zip(row, best, strict=True):
-            text = missing if one is None else form(one)
-            if one is not None and one.count < len(grid.seeds):
-                text += f" ({one.count} of {len(grid.seeds)})"
+            text = _text(one, grid, missing, form)
             alone = len(grid.presets) == 1
             texts.append(emphasise(text) if one and _shown(one) == top and not alone else text)
         rows.append(texts)
     return rows
+
+
+def _text(one: Spread | None, grid: Grid, missing: str, form: Callable[[Spread], str]) -> str:
+    """A cell, with how many of its runs there are where some are not."""
+    if one is None:
+        return missing
+    there = f" ({one.count} of {len(grid.seeds)})" if one.count < len(grid.seeds) else ""
+    return form(one) + there
 
 
 def _shown(found: Spread) -> float:

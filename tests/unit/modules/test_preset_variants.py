@@ -36,6 +36,11 @@ VARIANTS = [
     ("twin_v2", "search.cluster_size=2"),
     ("twin_v2", "search.cluster_size=9"),
     ("twin_kdd23", "attention.heads=1"),
+    ("mirrn", "search.top_k=4"),
+    ("mirrn", "search.top_k=5"),
+    ("mirrn", "attention.recent=2"),
+    ("mirrn", "attention.heads=1"),
+    ("mirrn", "search.hash_bits=2"),
 ]
 
 

@@ -10,7 +10,7 @@ from trainer.export.program import example_inputs, export_program, least_behavio
 LENGTH = 9
 
 
-@pytest.mark.parametrize("preset", ["dare", "twin_hard", "twin_kdd23", "sdim", "twin_v2"])
+@pytest.mark.parametrize("preset", ["dare", "twin_hard", "twin_kdd23", "sdim", "twin_v2", "mirrn"])
 def test_a_graph_is_its_module_for_any_request(preset, tmp_path):
     torch.manual_seed(3)
     ranker = ServedRanker(

@@ -13,6 +13,7 @@ from trainer.sweep.tables import (
     csv_table,
     differences_table,
     figures_table,
+    grid_tables,
     latex_table,
     markdown_table,
 )
@@ -75,6 +76,27 @@ def test_markdown_is_the_same(table_1):
         "| DARE | **0.93000 ± 0.01000** | 0.94000 ± 0.01000 | **0.90000 ± 0.00000** | "
         "**0.98000 ± 0.01000** |",
     ]
+
+
+def test_two_varied_fields_are_a_grid_a_model_and_dataset():
+    """The first down, the second across; a field of one value is no part of it."""
+    attention = Axis("K_A", ("attention_width",), ("8", "32"))
+    fixed = Axis("top_k", ("model.search.top_k",), ("20",))
+    other = Axis("K_R", ("representation_width",), ("16", "64"))
+    grid = Grid(("dare", "twin"), (1, 2), (attention, fixed, other), (Dataset("log", ""),))
+    dare = [[0.5, 0.6], [0.7, 0.7], [0.75, None], []]
+    cells = cells_of(grid, dare, [[0.5, 0.5]] * 4)
+    expected = [
+        ["", "DARE, log:", "", r"| K_A \ K_R | 16 | 64 |", "| --- | --- | --- |"],
+        ["| 8 | 0.55000 ± 0.07071 | 0.70000 ± 0.00000 |", "| 32 | 0.75000 (1 of 2) | - |"],
+    ]
+    lines = grid_tables(grid, cells).splitlines()
+    assert lines[: len(lines) // 2] == [line for part in expected for line in part]
+    assert lines[len(lines) // 2 + 1] == "TWIN, log:"
+
+
+def test_one_varied_field_is_no_grid(table_1):
+    assert grid_tables(*table_1) == ""
 
 
 @pytest.fixture
