@@ -1,7 +1,8 @@
 """`python -m tests.faulty` is `python -m trainer` to which something happens once.
 
 What is in the environment variable FAULT, as JSON: `rank`; `where`: `forward` (of a training step),
-`read` (of a batch), `save` (of tensors); `after`: times that this went well; `what`: `kill`,
+`read` (of a batch), `save` (of tensors), `meet` (the other ranks), `connect` (with them); `after`:
+times that this went well; `what`: `kill`,
 `hang`, `freeze` (all of the process), `terminate`, or `nan`; `once`: a file that is made when it
 happens, so that a job that is started again is left alone.
 """
@@ -20,10 +21,13 @@ from typing import Any
 from torch.fx import Proxy
 
 from pipelines.lockstep import BatchStream
+from trainer import distributed
 from trainer.checkpoints.tensor_files import _DigestingStream
 from trainer.task import TrainTask
 
-PLACES: dict[str, tuple[type, str]] = {
+PLACES: dict[str, tuple[Any, str]] = {
+    "meet": (distributed, "_meet"),
+    "connect": (distributed, "_connect"),
     "forward": (TrainTask, "forward"),
     "read": (BatchStream, "_read"),
     "save": (_DigestingStream, "write"),

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from trainer.reliability.ending import State
+from trainer.start import ONE_PRESS_S
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ONE_PRESS_S = 1.0
-"""A terminal and the launcher may both hand on one Ctrl-C."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: what was asked for has happened.
@@ -61,7 +60,7 @@ class StopRequest:
 
         def note(number: int, _: FrameType | None) -> None:
             again = self._number == number == signal.SIGINT
-            if again and time.monotonic() - self._at > _ONE_PRESS_S:
+            if again and time.monotonic() - self._at > ONE_PRESS_S:
                 self.at_once = True
                 raise KeyboardInterrupt
             if not again and tells:
