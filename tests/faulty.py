@@ -2,13 +2,14 @@
 
 What is in the environment variable FAULT, as JSON: `rank`; `where`: `forward` (of a training step),
 `read` (of a batch), `save` (of tensors), `meet` (the other ranks), `connect` (with them); `after`:
-times that this went well; `what`: `kill`,
-`hang`, `freeze` (all of the process), `terminate`, or `nan`; `once`: a file that is made when it
-happens, so that a job that is started again is left alone.
+times that this went well; `what`: `kill`, `hang`, `freeze` (all of the process), `full` (the disk),
+`terminate`, or `nan`; `once`: a file that is made when it happens, so that a job that is started
+again is left alone.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
@@ -38,6 +39,8 @@ def happen(what: str) -> None:
     """Let it happen to this process."""
     if what == "hang":
         time.sleep(3600)
+    if what == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     numbers = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "terminate": signal.SIGTERM}
     if what in numbers:
         os.kill(os.getpid(), numbers[what])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from trainer import commands
 from trainer.parsing import in_one_line
+from trainer.reliability.last_words import last_words
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -55,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, without the program's name.
 
     Returns:
-        The exit code: 0, 1 where the doctor found errors or one of several runs failed, 2 for a
-        user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for SIGTERM.
+        The exit code: 0, 1 for a failure, also where the doctor found errors or one of several
+        runs failed, 2 for a user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for
+        SIGTERM.
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
@@ -95,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = str(error)
         if isinstance(error, ArgumentError):
             text = f"{in_one_line(error)} (`dare {arguments[0]} --help` explains all)"
-        for line in text.splitlines():
+        tells, code = last_words(error, text)
+        for line in text.splitlines() if tells else ():
             print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
-        return 2
+        return code

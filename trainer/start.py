@@ -22,7 +22,7 @@ def run() -> None:
     from trainer.cli import main
 
     try:
-        if listens:
+        if listens and sys.argv[1:2] != ["train"]:  # It listens itself, once there is something.
             signal.signal(signal.SIGINT, _Interrupts())
         code = main()
     except KeyboardInterrupt:
