@@ -38,6 +38,7 @@ def test_a_failure_is_tried_again_and_a_rank_that_lost_another_leaves_it_to_that
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_data_that_is_damaged_for_one_rank_ends_all_within_seconds_in_one_message(tmp_path):
     """Its footer is whole, so that only who reads the rows meets it."""
     folder = prepare_files(tmp_path / "data", "user")
