@@ -1,6 +1,6 @@
 """TorchX components: `torchx run launch/components.py:train`, installed `torchx run dare.train`.
 
-TorchX reads this file alone, and knows the types of `typing` only. No component starts a shell.
+TorchX knows the types of `typing` only. No component starts a shell.
 """
 
 import re
@@ -12,41 +12,7 @@ from urllib.parse import quote
 from torchx import specs
 from torchx.specs.finder import ComponentValidationException
 
-SETTINGS: Dict[str, str] = {
-    # A broken link or a wrong interface is told by NCCL itself, not only by a timeout.
-    "NCCL_DEBUG": "WARN",
-    # InfiniBand tries 7 times, 17 s each (4.096 us * 2^22), so a link that flaps ends no job.
-    "NCCL_IB_TIMEOUT": "22",
-    # The watchdog's own watchdog: no sooner than the 30 minutes that a first step may take.
-    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "1800",
-    # The last 2000 collectives of each rank are written where one times out: who waits for whom.
-    "TORCH_FR_BUFFER_SIZE": "2000",
-    # After SIGTERM torchrun kills ranks that still save after so many seconds; its own 30 are few.
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
-    # Without it torch 2.13 tells a host that comes back no address, and both wait for nothing.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    # Lines are seen when they are told, and a crash in native code shows the Python that led to it.
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONFAULTHANDLER": "1",
-    # torchrun tells of restarts, not of each of its steps.
-    "LOGLEVEL": "WARNING",
-    # Of each of several processes, as torchrun has it for those of one host.
-    "OMP_NUM_THREADS": "1",
-}
-"""Variables of every job; `--env NAME=VALUE` sets others or replaces these."""
-
-RENDEZVOUS: Dict[str, int] = {
-    # Seconds for all hosts to come: images are pulled and machines booted meanwhile.
-    "join_timeout": 1800,
-    # Seconds to wait for the first host's store to answer, as its name may not resolve yet.
-    "read_timeout": 600,
-    # With MIN:MAX hosts: seconds to wait for more once MIN are there.
-    "last_call_timeout": 60,
-    # A host that was not heard of for 6 times 5 s is gone.
-    "keep_alive_interval": 5,
-    "keep_alive_max_attempt": 6,
-}
-"""How hosts find each other (`--rdzv-conf` of torchrun); `--rdzv_timeout` replaces the first."""
+from launch.settings import RENDEZVOUS, SETTINGS
 
 # A process's share where no named resource is given: it computes, reads with two workers, shuffles
 # windows of requests, and holds small tables.
@@ -132,6 +98,39 @@ def evaluate(
     agent = _torchrun(shape, command, 0, rdzv_port, RENDEZVOUS["join_timeout"])
     role = _role("evaluate", agent, shape, image, env, mounts, max_retries, rdzv_port)
     return specs.AppDef(_job_name(f"evaluate-{Path(config).parent.name}"), [role])
+
+
+def export(
+    *args: str,
+    config: str,
+    out: str,
+    h: Optional[str] = None,
+    cpu: int = 0,
+    memMB: int = 0,
+    image: Optional[str] = None,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 1,
+) -> specs.AppDef:
+    """Turn a checkpoint of any number of ranks into a folder to serve from, in one process.
+
+    Args:
+        args: after `--`, options of `dare export`, such as `-- --at last --precision int8`
+        config: config.yaml of the run's folder, as the host sees it
+        out: folder that is made, as the host sees it
+        h: named resource that the host is; no GPU is needed
+        cpu: CPUs of the host, where no named resource is given; 0 for 4
+        memMB: memory of the host in MB, twice the largest table's; 0 for 16000
+        image: container image; without one, the host runs the Python that runs torchx
+        env: variables of the job, NAME=VALUE,NAME=VALUE
+        mounts: type=bind,src=/on/host,dst=/in/job[,readonly], or type=volume
+        max_retries: how often the scheduler starts a failed job again
+    """
+    shape = _parse_shape("1x1", h, cpu=cpu, memMB=memMB)
+    command = ("trainer", "export", "--config", config, "--out", out, *args)
+    agent = [_encode(word) for word in command]
+    role = _role("export", agent, shape, image, env, mounts, max_retries)
+    return specs.AppDef(_job_name(f"export-{Path(config).parent.name}"), [role])
 
 
 def prepare(
@@ -247,7 +246,7 @@ def _torchrun(shape: _Shape, words: List[str], restarts: int, port: int, wait: i
     where = ["--host-variable", specs.macros.rank0_env, "--port", str(port)]
     return [
         *(where if shape.hosts > 1 else []),
-        "torch.distributed.run",
+        "launch.torchrun",
         *([] if shape.hosts > 1 else ["--rdzv-endpoint=localhost:0"]),
         "--rdzv-backend=c10d",
         f"--rdzv-id={specs.macros.app_id}",

@@ -20,7 +20,7 @@ from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
 from pipelines.stream import Read, RequestDataset, Start
 from pipelines.vote import Result, Vote
-from pipelines.workers import forkserver, in_words, quiet
+from pipelines.workers import forkserver, in_words, kill_readers, quiet
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class BatchStream(Iterator[Batch]):
     batch knows the sum over all ranks before the forward pass. It is held one batch ahead: sent
     when a batch is read, needed when the batch is handed out. And it carries whether a rank was
     asked to stop: then the stream ends at the same batch on all of them, and can be gone on with
-    from there.
+    from there. Nothing is read any more then, and a read that is under way may be left.
 
     Args:
         dataset: this rank's share.
@@ -48,6 +48,7 @@ class BatchStream(Iterator[Batch]):
         pin_memory: copy batches to page-locked memory.
         stop: whether this rank was asked to stop.
         phase: entered, with words for what is done, around what may hang.
+        patience: entered around a read; it may leave it where this rank was asked to stop.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class BatchStream(Iterator[Batch]):
         pin_memory: bool,
         stop: Callable[[], bool] = lambda: False,
         phase: Callable[[str], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+        patience: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._dataset, self._group, self._epochs = dataset, group, epochs
-        self._stop, self._phase = stop, phase
+        self._stop, self._phase, self._patience = stop, phase, patience
         self.stopped = False
         """Whether it has ended because a rank was asked to stop."""
         with warnings.catch_warnings():
@@ -106,6 +108,7 @@ class BatchStream(Iterator[Batch]):
                     result = vote.wait()
                 self.stopped = result.stop
                 if result.stop:
+                    kill_readers(self._iterator)
                     break
                 if result.readers:
                     self._ahead = self._next_vote()
@@ -129,10 +132,13 @@ class BatchStream(Iterator[Batch]):
         return Vote(batch, tuple(self._places), self._next_reader, self._group, stop=self._stop())
 
     def _read(self) -> Read | None:
-        if self._iterator is None:
-            self._iterator = iter(self._loader)
+        if self._stop():  # It would not be handed out.
+            return None
         try:
-            return None if self._read_out else next(self._iterator, None)
+            with self._patience():
+                if self._iterator is None:
+                    self._iterator = iter(self._loader)
+                return None if self._read_out else next(self._iterator, None)
         except ValueError as error:
             raise in_words(error, self._loader.num_workers) from error
         except (OSError, EOFError, RuntimeError) as error:
@@ -140,6 +146,7 @@ class BatchStream(Iterator[Batch]):
             if self._stop() and self._loader.num_workers:
                 return None
             raise in_words(error, self._loader.num_workers) from error
+        return None  # It was left.
 
     def _hand_out(self, vote: Vote, result: Result) -> Batch:
         batch = vote.batch

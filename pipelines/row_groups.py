@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.columns import check_columns
 from pipelines.schema import Layout
+
+_OF_FILES = (
+    None,
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+)
+"""What is wrong with a file, not with its storage."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ def list_row_groups(pattern: str, layout: Layout, features: Sequence[str] = ()) 
 
     Raises:
         ValueError: no file, not a parquet file, or columns that do not fit.
+        OSError: its storage failed.
     """
     groups = []
     for path in storage.find(pattern):
@@ -61,10 +69,19 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream)
     except (pa.ArrowException, OSError) as error:
         # A reader of a running job meets this too, and training can go on where it stopped.
+        if _may_heal(error):
+            raise OSError(
+                f"{path} could not be read: {_reason(error)}; see to its storage"
+            ) from error
         raise ValueError(
             f"{path} is not a readable parquet file: {_reason(error)}; "
             "put the whole file there, or take it away and describe the data anew"
         ) from error
+
+
+def _may_heal(error: Exception) -> bool:
+    """Whether storage failed, which may answer when it is asked again; Arrow has no errno."""
+    return isinstance(error, OSError) and error.errno not in _OF_FILES
 
 
 def _reason(error: Exception) -> str:
@@ -92,6 +109,7 @@ def read_rows(
 
     Raises:
         ValueError: the file is damaged, gone, or another than when its row groups were listed.
+        OSError: its storage failed.
     """
     with _opened(rows.path) as file:
         # It may be another than when the row groups were listed.
@@ -106,6 +124,8 @@ def read_rows(
         try:
             table = file.read_row_group(rows.row_group, columns=columns)
         except (pa.ArrowException, OSError) as error:
+            if _may_heal(error):
+                raise  # As of the whole file.
             raise ValueError(
                 f"{rows.path} row group {rows.row_group}: {_reason(error)}; "
                 "put the whole file there"

@@ -1,13 +1,15 @@
 """`python -m tests.faulty` is `python -m trainer` to which something happens once.
 
 What is in the environment variable FAULT, as JSON: `rank`; `where`: `forward` (of a training step),
-`read` (of a batch), `save` (of tensors); `after`: times that this went well; `what`: `kill`,
-`hang`, `freeze` (all of the process), `terminate`, or `nan`; `once`: a file that is made when it
-happens, so that a job that is started again is left alone.
+`read` (of a batch), `save` (of tensors), `meet` (the other ranks), `connect` (with them); `after`:
+times that this went well; `what`: `kill`, `hang`, `freeze` (all of the process), `full` (the disk),
+`terminate`, or `nan`; `once`: a file that is made when it happens, so that a job that is started
+again is left alone.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
@@ -24,6 +26,8 @@ def happen(what: str) -> None:
     """Let it happen to this process."""
     if what == "hang":
         time.sleep(3600)
+    if what == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     numbers = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "terminate": signal.SIGTERM}
     if what in numbers:
         os.kill(os.getpid(), numbers[what])
@@ -40,10 +44,13 @@ def prepare(fault: dict[str, Any]) -> None:
     """Let a fault happen to this process when it comes to the place."""
     load_torch()
     from pipelines.lockstep import BatchStream
+    from trainer import distributed
     from trainer.checkpoints.tensor_files import _DigestingStream
     from trainer.task import TrainTask
 
-    places: dict[str, tuple[type, str]] = {
+    places: dict[str, tuple[Any, str]] = {
+        "meet": (distributed, "_meet"),
+        "connect": (distributed, "_connect"),
         "forward": (TrainTask, "forward"),
         "read": (BatchStream, "_read"),
         "save": (_DigestingStream, "write"),

@@ -120,4 +120,4 @@ def _one_rank(rank: int, world: int, rendezvous: str, function: Callable[[int], 
         dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # As in trainer/__main__.py.
+    os._exit(0)  # As in trainer/start.py.

@@ -12,11 +12,17 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import time
 import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from trainer.start import leave_at_once
+
+if __name__ == "__main__":  # What comes next takes Python seconds to load.
+    signal.signal(signal.SIGINT, leave_at_once)
 
 import pyarrow.parquet as pq
 import torch.distributed as dist

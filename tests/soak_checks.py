@@ -89,7 +89,5 @@ def tracebacks_in(logs: Path) -> list[str]:
         if "Traceback (most recent call last)" in text:
             last = text.rpartition("Traceback (most recent call last)")[2].strip().splitlines()
             words = [line for line in last if line and not line.startswith(" ")]
-            if words[-1:] == ["KeyboardInterrupt"] and "trainer/cli.py" not in text:
-                continue  # While Python loaded what `tests.recorded` needs.
             found.append(f"{path}: {words[-1] if words else last[-1]}"[:300])
     return found

@@ -105,8 +105,20 @@ def lose_launcher(target: Target) -> bool:
 
 
 def freeze_rank(target: Target) -> bool:
-    """SIGSTOP to a rank, for good: the watchdog ends the job."""
-    return _signal_one(target, signal.SIGSTOP)
+    """SIGSTOP to a rank, for good: another one's watchdog ends the job, so one must be left."""
+    awake = [pid for pid in target.ranks() if not _is_frozen(pid)]
+    if len(awake) < 2:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(target.draw.choice(awake), signal.SIGSTOP)
+    return True
+
+
+def _is_frozen(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+    except OSError:
+        return False
 
 
 def stall_rank(target: Target) -> bool:

@@ -18,6 +18,7 @@ def torchrun(
     restarts: int = 0,
     fault: dict[str, Any] | None = None,
     timeout_s: float = 150,
+    launcher: str = "torch.distributed.run",
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of `dare` on several ranks of this machine.
 
@@ -27,11 +28,13 @@ def torchrun(
         restarts: how often torchrun starts them again.
         fault: of `tests.faulty`, which happens to one of them.
         timeout_s: seconds until all must have ended.
+        launcher: module that is torchrun.
     """
     module = "trainer" if fault is None else "tests.faulty"
-    launcher = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5")
+    words = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5")
+    words[2] = launcher
     return subprocess.run(
-        [*launcher, "-m", module, *arguments],
+        [*words, "-m", module, *arguments],
         env=_environment() | ({} if fault is None else {"FAULT": json.dumps(fault)}),
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""What TorchX would send to each scheduler for a job of two hosts with eight GPUs each.
+"""What TorchX would send to each scheduler: to train on two hosts of eight GPUs, and to export.
 
 `python -m tests.torchx_requests` writes the golden files that tests compare with.
 """
@@ -96,17 +96,33 @@ def training_request(scheduler: str) -> Any:
     return dry_run(scheduler, "train", arguments_of(scheduler))
 
 
-def golden_of(scheduler: str) -> Path:
+def export_request(scheduler: str) -> Any:
+    """The dry run of an export, in one process."""
+    images = [] if scheduler == "slurm" else [f"--image={IMAGE}"]
+    mounts = [f"--mounts={_MOUNTS[scheduler]}"] if _MOUNTS[scheduler] else []
+    run = ["--config=/runs/taobao_dare/config.yaml", "--out=/runs/served"]
+    return dry_run(
+        scheduler, "export", [*run, "--memMB=64000", *images, *mounts, "--", "--precision=int8"]
+    )
+
+
+REQUESTS = {"train": training_request, "export": export_request}
+"""Jobs of which there are golden files."""
+
+
+def golden_of(scheduler: str, component: str) -> Path:
     """The file that says what this scheduler is sent."""
-    return GOLDEN / f"{scheduler}.{'sh' if scheduler == 'slurm' else 'yaml'}"
+    name = scheduler if component == "train" else f"{component}_{scheduler}"
+    return GOLDEN / f"{name}.{'sh' if scheduler == 'slurm' else 'yaml'}"
 
 
 def main() -> None:
     """Write all golden files."""
     check_installed()
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    for scheduler in SCHEDULERS:
-        golden_of(scheduler).write_text(f"{training_request(scheduler)}\n")
+    for component, request in REQUESTS.items():
+        for scheduler in SCHEDULERS:
+            golden_of(scheduler, component).write_text(f"{request(scheduler)}\n")
 
 
 if __name__ == "__main__":

@@ -224,6 +224,7 @@ def open_stream(
         pin_memory=context.device.type == "cuda",
         stop=context.stop.asked,
         phase=context.progress.phase,
+        patience=context.stop.waiting,
     )
 
 

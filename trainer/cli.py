@@ -12,6 +12,7 @@ from trainer import commands
 from trainer.doctor.probes import first_line
 from trainer.host_memory import keep_freed_memory
 from trainer.parsing import in_one_line
+from trainer.reliability.last_words import last_words
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -62,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, without the program's name.
 
     Returns:
-        The exit code: 0, 1 where the doctor found errors or one of several runs failed, 2 for a
-        user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for SIGTERM.
+        The exit code: 0, 1 for a failure, also where the doctor found errors or one of several
+        runs failed, 2 for a user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for
+        SIGTERM.
     """
     for name, value in _THREADS.items():
         os.environ.setdefault(name, value)
@@ -102,9 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ImportError, ValueError, RuntimeError, OSError) as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise
-        for line in _in_words(error, arguments[0]).splitlines():
+        text = _in_words(error, arguments[0])
+        tells, code = last_words(error, text)
+        for line in text.splitlines() if tells else ():
             print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
-        return 2
+        return code
 
 
 def load_torch() -> None:

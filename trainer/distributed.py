@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from trainer.reliability.ending import broken_connection, is_broken_connection
 from trainer.reliability.fresh_store import fresh_store
-from trainer.reliability.progress import Progress
+from trainer.reliability.progress import CONNECTING, NOTE_S, Progress
 from trainer.reliability.stopping import StopRequest
+from trainer.reliability.watchdog import Watchdog, WatchdogConfig
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+UNWATCHED = WatchdogConfig(hang_s=0)
 
 FIRST_STEP_TIMEOUT = datetime.timedelta(minutes=30)
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
@@ -107,47 +117,84 @@ class RunContext:
 
 
 @contextmanager
-def run_context() -> Iterator[RunContext]:
+def run_context(watch: WatchdogConfig = UNWATCHED, folder: Path = Path()) -> Iterator[RunContext]:
     """Join the process group that the launcher's variables describe, or make one of one process.
 
     NCCL with CUDA, gloo without.
 
+    Args:
+        watch: when a job that makes no progress is ended; by default never.
+        folder: of the run, for what is written then.
+
     Raises:
         ValueError: the launcher started more processes on a host than it has GPUs.
-        RuntimeError: nobody answers at the launcher's address.
+        RuntimeError: nobody answers at the launcher's address, some ranks do not come, or the
+            connection to one of them breaks.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    device = _device(local_rank)
+    device, progress = _device(local_rank), Progress()
     started_here = not dist.is_initialized()
-    if started_here:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        if "RANK" in os.environ:
-            _join(backend, rank, world)
-        else:
-            store = torch._C._distributed_c10d.HashStore()
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    control = dist.new_group(backend="gloo") if world > 1 else None
+    store: Store = _meet(rank, world, watch) if started_here else _default_store()
     try:
-        yield RunContext(rank, world, local_rank, local_world, device, control)
-    finally:
-        if started_here:
-            dist.destroy_process_group()
+        with (
+            Watchdog(watch, progress, folder, store=store, rank=rank, world=world),
+            ExitStack() as connected,
+        ):
+            with progress.phase(CONNECTING):
+                if started_here:
+                    _connect("nccl" if device.type == "cuda" else "gloo", store, rank, world)
+                    connected.callback(dist.destroy_process_group)
+                control = dist.new_group(backend="gloo") if world > 1 else None
+            yield RunContext(
+                rank, world, local_rank, local_world, device, control, progress=progress
+            )
+    except RuntimeError as error:
+        if world > 1 and is_broken_connection(error):
+            raise broken_connection(error) from error
+        raise
 
 
-def _join(backend: str, rank: int, world: int) -> None:
+def _default_store() -> Store:
+    store: Store = dist.distributed_c10d._get_default_store()
+    return store
+
+
+def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
+    """A store that the ranks of this start share; all of them are there."""
+    if "RANK" not in os.environ:
+        return HashStore()
+    limit = RENDEZVOUS_TIMEOUT
+    if watch.hang_s:
+        limit = min(limit, datetime.timedelta(seconds=max(watch.hang_s, watch.slow_s)))
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    note = threading.Timer(NOTE_S, _tell_of_wait, [f"rank {rank} of {world}", address, limit])
+    note.daemon = True
+    note.start()
     try:
-        store, _, _ = next(rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
+        store, _, _ = next(rendezvous("env://", timeout=limit))
     except dist.DistError as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RuntimeError(
-            f"rank {rank} of {world} found nobody at {address} (MASTER_ADDR, MASTER_PORT) within "
-            f"{RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; start all hosts with the address of the "
+            f"rank {rank} of {world} found nobody at {address} within "
+            f"{limit.total_seconds():.0f} s; start all hosts with the address of the "
             "first one, and let its port through"
         ) from error
+    finally:
+        note.cancel()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        store = fresh_store(store, rank, world, RENDEZVOUS_TIMEOUT)
+        return fresh_store(store, rank, world, limit)
+    return store
+
+
+def _tell_of_wait(who: str, address: str, limit: datetime.timedelta) -> None:
+    logger.warning(
+        "%s has waited %.0f s at %s for others to come; it ends after %.0f s",
+        *(who, NOTE_S, address, limit.total_seconds()),
+    )
+
+
+def _connect(backend: str, store: Store, rank: int, world: int) -> None:
     store.set_timeout(FIRST_STEP_TIMEOUT)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=FIRST_STEP_TIMEOUT

@@ -10,15 +10,9 @@ from typing import Any
 from trainer.config import TrainConfig
 from trainer.distributed import run_context
 from trainer.loop import Trainer
-from trainer.reliability.ending import (
-    NOTE_FILE,
-    broken_connection,
-    is_broken_connection,
-    leave_note,
-)
+from trainer.reliability.ending import NOTE_FILE, is_broken_connection, leave_note
 from trainer.reliability.lock import LOCK_FILE, locked_by_main
 from trainer.reliability.stopping import Stopped
-from trainer.reliability.watchdog import Watchdog
 from trainer.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -43,22 +37,17 @@ def train_job(
         ValueError: a mistake in the config or the data, or the folder is in use.
         RuntimeError: training failed.
     """
-    with run_context() as context, context.stop.listening(tells=context.is_main):
+    folder = Path(config.out_dir) / config.name
+    with (
+        run_context(config.watchdog, folder) as context,
+        context.stop.listening(tells=context.is_main),
+    ):
         configure_logging(context.rank)
-        folder = Path(config.out_dir) / config.name
-        rank, world = context.rank, context.world
-        watchdog = Watchdog(config.watchdog, context.progress, folder, rank=rank, world=world)
-        try:
-            with watchdog:
-                _check_folder(folder, resume=resume, overwrite=overwrite)
-                trainer = Trainer(config, context, config_yaml)
-                trainer.check_data()
-                trainer.checkpoints.check_writable()
-                return _in_folder(trainer, folder, resume=resume, overwrite=overwrite)
-        except RuntimeError as error:
-            if world > 1 and is_broken_connection(error):
-                raise broken_connection(error) from error
-            raise
+        _check_folder(folder, resume=resume, overwrite=overwrite)
+        trainer = Trainer(config, context, config_yaml)
+        trainer.check_data()
+        trainer.checkpoints.check_writable()
+        return _in_folder(trainer, folder, resume=resume, overwrite=overwrite)
 
 
 def _in_folder(trainer: Trainer, folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:

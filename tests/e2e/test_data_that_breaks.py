@@ -8,6 +8,9 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
+import time
 from unittest import mock
 
 import pyarrow as pa
@@ -167,9 +170,37 @@ def test_a_reader_that_is_killed_ends_the_run_in_a_line(whole, undisturbed, tmp_
 
     with _at_step(BREAKS_AT, kill_a_reader):
         outcome = _train(whole, tmp_path, 2)
-    assert (outcome.code, outcome.out) == (2, "")
+    assert (outcome.code, outcome.out) == (1, "")
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     assert "one of the processes that read ahead was killed or ended" in line
     assert "lower data.workers (2)" in line
     assert _train(whole, tmp_path, 2, "--resume").code == 0
     _assert_same_end(tmp_path / "run", undisturbed / "2")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_does_not_wait_for_storage_that_does_not_answer(
+    whole, undisturbed, tmp_path, monkeypatch, workers
+):
+    """Opening a pipe that nobody writes to takes for ever, in a reading process too."""
+    monkeypatch.setattr("trainer.reliability.stopping.READ_S", 0.5)
+    folder = shutil.copytree(whole, tmp_path / "data")
+    began = []
+
+    def stall_and_stop():
+        for file in (folder / "train").iterdir():
+            file.unlink()
+            os.mkfifo(file)
+        began.append(time.monotonic())
+        threading.Timer(2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+
+    with _at_step(BREAKS_AT, stall_and_stop):
+        outcome = _train(folder, tmp_path, workers)
+    assert outcome.code == 143, outcome.err
+    assert "which is saved; --resume goes on" in outcome.err
+    assert not multiprocessing.active_children()
+    assert 2.4 < time.monotonic() - began[0] < 12
+    shutil.rmtree(folder)
+    shutil.copytree(whole, folder)
+    assert _train(folder, tmp_path, workers, "--resume").code == 0
+    _assert_same_end(tmp_path / "run", undisturbed / str(workers))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.torchrun import begin_torchrun, kill_all
-from trainer.reliability.watchdog import Heard, diagnose
+from tests.torchrun import begin_torchrun, kill_all, torchrun
+from trainer.reliability.watchdog import Heard, diagnose, standing
 
 QUICK = ("--watchdog.hang_s=3", "--watchdog.slow_s=60", "--data.batch_size=64")
 
@@ -56,6 +56,15 @@ def test_where_all_stand_at_the_same_place_no_single_one_is_blamed():
     assert "all hang, in a collective or on what they share" in diagnose(ranks, _later(ranks), 2)
 
 
+def test_a_note_says_where_all_stand_without_blame():
+    before = [_heard(0, "starting"), _heard(1, "starting"), _heard(2, "saving")]
+    after = [*_later(before[:2]), before[2]]
+    text = "ranks 2, 3 not to be heard, ranks 0, 1 starting"
+    assert standing(before, after, 4) == text
+    many = [_heard(rank, "starting") for rank in range(200)]
+    assert standing(many, _later(many), 200) == "200 ranks starting"
+
+
 def test_a_read_that_never_ends_ends_the_run_with_its_name(data, tmp_path):
     fault = {"rank": 0, "where": "read", "after": 12, "what": "hang", "once": f"{tmp_path}/once"}
     done = subprocess.run(
@@ -94,4 +103,24 @@ def test_of_two_ranks_the_one_that_hangs_is_named(data, tmp_path, what, told):
     assert "rank 1 on " in line
     assert "rank 0 on " not in line
     assert told in line
+    assert "rank 1 " in line
     assert "where each rank stood" in line
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("meet", "rank 1 did not come within 15 s"),
+        ("connect", ": is no longer to be heard; the others wait for it"),
+    ],
+)
+def test_a_rank_that_freezes_in_the_start_is_named(data, tmp_path, where, told):
+    """Before it was there, and after; torch itself would wait for half an hour."""
+    fault = {"rank": 1, "where": where, "after": 0, "what": "freeze", "once": f"{tmp_path}/once"}
+    options = [*data, f"--out_dir={tmp_path}", "--watchdog.hang_s=3", "--watchdog.slow_s=15"]
+    done = torchrun("train", *options, fault=fault)
+    (line,) = [line for line in done.stderr.splitlines() if "dare train: error" in line]
+    assert told in line
+    assert "rank 1 " in line

@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_a_line(data, tmp_path, 
     options = [*data, f"--out_dir={tmp_path}", *STEPS, f"--checkpoint.asynchronous={asynchronous}"]
     with _full_after(1):
         outcome = dare_without_report("train", *options)
-    assert (outcome.code, outcome.out) == (2, "")
+    assert (outcome.code, outcome.out) == (1, "")
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     assert "step-00000004 could not be written: [Errno 28] No space left" in line
     assert "step-00000002 is the newest complete one" in line
@@ -60,7 +60,7 @@ def test_what_the_system_says_of_a_failed_write_is_told(data, tmp_path):
         outcome = dare_without_report("train", *data, f"--out_dir={tmp_path}", "--loop.steps=1")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert outcome.code == 2
+    assert outcome.code == 1
     assert "could not be written: [Errno 27] File too large; there is no other yet" in outcome.err
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_at_the_last_save_is_told(data, tmp_path):
     options = [*data, f"--out_dir={tmp_path}", "--loop.steps=2", "--checkpoint.asynchronous=true"]
     with _full_after(0):
         outcome = dare_without_report("train", *options)
-    assert outcome.code == 2
+    assert outcome.code == 1
     assert "could not be written" in outcome.err
     assert "there is no other yet" in outcome.err
 

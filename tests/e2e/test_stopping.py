@@ -117,7 +117,7 @@ def test_a_signal_before_the_first_step_leaves_no_checkpoint(data, tmp_path, mon
 
 
 def test_a_second_ctrl_c_leaves_at_once(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.reliability.stopping._ONE_PRESS_S", 0.0)
+    monkeypatch.setattr("trainer.reliability.stopping.ONE_PRESS_S", 0.0)
     whole = TrainTask.forward
 
     def forward(task, batch):

@@ -100,7 +100,7 @@ class Job:
         (found,) = [
             one
             for one in self._on(node)
-            if "torch.distributed.run" in one.command and "RANK" not in one.environment
+            if "launch.torchrun" in one.command and "RANK" not in one.environment
         ]
         return found
 

@@ -149,6 +149,18 @@ def test_a_job_outlives_the_loss_of_its_first_node(start, undisturbed, cluster):
     assert_same(job.run, undisturbed)
 
 
+def test_a_job_outlives_the_loss_of_its_second_node(start, undisturbed, cluster):
+    """Its script and the rendezvous stay, and end with the job that Slurm requeues."""
+    job = start()
+    job.wait_for_progress()
+    (other,) = set(NODES) - {job.batch_host}
+    cluster.lose_node(other)
+    job.wait_for_requeue(1)
+    cluster.start_node(other)
+    job.wait_for_end(seconds=180)
+    assert_same(job.run, undisturbed)
+
+
 def test_nothing_stays_on_the_machine():
     with start_cluster() as cluster:
         cluster.ask("srun", "--nodes=2", "true")

@@ -205,4 +205,4 @@ def _serve(pipe: Connection, rank: int, world: int, setting: TrainSetting, folde
         pass
     except Exception:  # noqa: BLE001  # Whatever it is, the asking process tells it.
         pipe.send(traceback.format_exc())
-    os._exit(0)  # As in trainer/__main__.py.
+    os._exit(0)  # As in trainer/start.py.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.batch import Batch
 from trainer.distributed import RunContext
+from trainer.reliability.ending import DivergedError
 from trainer.task import StepOutput
 
 
@@ -69,7 +70,7 @@ class LossWatch:
             step: finished steps.
 
         Raises:
-            RuntimeError: a loss since the last look is not finite.
+            DivergedError: a loss since the last look is not finite.
         """
         self._look(step, None)
 
@@ -100,14 +101,14 @@ def check_scores(metrics: Mapping[str, float], step: int) -> None:
         step: finished steps, for the message.
 
     Raises:
-        RuntimeError: a target was scored with what is not finite.
+        DivergedError: a target was scored with what is not finite.
     """
     if metrics["samples"] > 0 and not math.isfinite(metrics["logloss"]):
         raise _diverged(f"the model after step {step:,} gives scores that are not finite")
 
 
-def _diverged(what: str) -> RuntimeError:
-    return RuntimeError(
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(
         f"{what}; lower optim.sparse.learning_rate and optim.dense.learning_rate, or look at the "
         "data; the newest checkpoint is as it was"
     )

@@ -20,6 +20,14 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written."""
 
 
+class DivergedError(RuntimeError):
+    """Training has left the finite numbers; from its newest checkpoint it would do so again."""
+
+
+class LostRankError(RuntimeError):
+    """The connection to another rank broke."""
+
+
 State = Literal["failed", "stopped", "interrupted"]
 
 
@@ -47,10 +55,10 @@ def is_broken_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and not told_by_us and bool(_BROKEN.search(str(error)))
 
 
-def broken_connection(error: RuntimeError) -> RuntimeError:
+def broken_connection(error: RuntimeError) -> LostRankError:
     """What to tell in its place."""
     first = re.sub(r"\[/[^\]]*\]", "", str(error).partition("\n")[0]).strip()
-    return RuntimeError(
+    return LostRankError(
         "the connection to another rank broke: it has ended, or its host is gone, and its own "
         f"message says why; --resume goes on from the newest checkpoint ({first})"
     )

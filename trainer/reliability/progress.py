@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-STARTING = "starting"
+STARTING, CONNECTING = "starting", "connecting with the other ranks"
 _SLOW = (STARTING, "restoring", "saving", "reporting")
+NOTE_S = 60.0
+"""After which a wait is told of, long before it ends the job; not of what is slow by nature."""
+_QUICK = (CONNECTING,)
+"""Done in seconds, though part of what may take long."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Progress:
     def phase(self, phase: str) -> Iterator[None]:
         """Be in a phase, then go on with what was before."""
         outer = self.now
-        slow = outer.slow or phase in _SLOW
+        slow = phase not in _QUICK and (outer.slow or phase in _SLOW)
         self.now = Doing(phase, outer.step, time.monotonic(), slow)
         try:
             yield

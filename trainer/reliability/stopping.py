@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from trainer.reliability.ending import State
+from trainer.start import ONE_PRESS_S
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ONE_PRESS_S = 1.0
-"""A terminal and the launcher may both hand on one Ctrl-C."""
+READ_S = 5.0
+"""A read that is under way when the wish comes is waited for so long."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: what was asked for has happened.
@@ -31,12 +32,17 @@ class Stopped(Exception):  # noqa: N818 - no error: what was asked for has happe
         self.state: State = "interrupted" if number == signal.SIGINT else "stopped"
 
 
+class _OverdueError(Exception):
+    """What is under way has taken too long since the wish."""
+
+
 class StopRequest:
     """Whether this process was asked to stop."""
 
     def __init__(self) -> None:
         self._number: int | None = None
         self._at = 0.0
+        self._waits = False
         self.at_once = False
         """Whether Ctrl-C has come a second time."""
 
@@ -61,7 +67,7 @@ class StopRequest:
 
         def note(number: int, _: FrameType | None) -> None:
             again = self._number == number == signal.SIGINT
-            if again and time.monotonic() - self._at > _ONE_PRESS_S:
+            if again and time.monotonic() - self._at > ONE_PRESS_S:
                 self.at_once = True
                 raise KeyboardInterrupt
             if not again and tells:
@@ -69,13 +75,36 @@ class StopRequest:
                 text = "; once more leaves at once" if number == signal.SIGINT else ""
                 os.write(2, f"{_name(number)}: the step ends and is saved{text}\n".encode())
             self._number, self._at = number, time.monotonic()
+            if self._waits:
+                signal.setitimer(signal.ITIMER_REAL, READ_S)
 
         before = {number: signal.signal(number, note) for number in _SIGNALS}
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._ring)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Leave the block, without an error, once it goes on for `READ_S` after the wish.
+
+        Where Python itself does not get to run in the block, when it does.
+        """
+        try:
+            self._waits = True
+            yield
+        except _OverdueError:
+            pass
+        finally:
+            self._waits = False
+            if self.asked():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _ring(self, _: int, __: FrameType | None) -> None:
+        if self._waits:
+            raise _OverdueError
 
 
 def _name(number: int) -> str:

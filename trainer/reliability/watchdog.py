@@ -18,14 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from trainer.reliability.ending import leave_note
-from trainer.reliability.progress import STARTING, Progress
+from trainer.reliability.progress import CONNECTING, NOTE_S, STARTING, Doing, Progress
 
+_NAMED_RANKS = 8
 EXIT_CODE = 124
 """Of a job that was ended so, as of `timeout`."""
-_WAITING = (STARTING, "training", "waiting for the batches of other ranks")
+_WAITING = (CONNECTING, STARTING, "training", "waiting for the batches of other ranks")
 """Where a rank may stand because another one hangs."""
 _BEAT_S = 2.0
 
@@ -37,7 +38,8 @@ class WatchdogConfig:
     hang_s: float = 600.0
     """Seconds that a step, or the reading of a batch, may take; 0 for any time."""
     slow_s: float = 1800.0
-    """Seconds that the start with its first step, a restore, a save and the report may take."""
+    """Seconds that the start with its first step, a restore, a save and the report may take. Of a
+    start, waiting for all ranks to be there is 300 s at most."""
 
     def __post_init__(self) -> None:
         for name in ("hang_s", "slow_s"):
@@ -60,20 +62,29 @@ class Heard:
 
 
 class Watchdog:
-    """A thread that looks at this rank's progress; a context manager around training.
+    """A thread that looks at this rank's progress; a context manager around all collectives.
 
     Args:
         config: how long is too long.
         progress: of this rank.
         folder: of the run; `stacks/rank-N.txt` shows where each rank stood.
+        store: of the ranks of this start.
         rank: of this process.
         world: ranks of the job.
     """
 
     def __init__(
-        self, config: WatchdogConfig, progress: Progress, folder: Path, *, rank: int, world: int
+        self,
+        config: WatchdogConfig,
+        progress: Progress,
+        folder: Path,
+        *,
+        store: Store,
+        rank: int,
+        world: int,
     ) -> None:
         self._config, self._progress, self._folder = config, progress, folder
+        self._whole_store: Any = store  # Its stub lacks `clone`.
         self._rank, self._world = rank, world
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -82,8 +93,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self._config.hang_s:
             # A connection of its own: one that waits for a key holds up all others of its store.
-            store: Any = dist.distributed_c10d._get_default_store()  # Its stub lacks `clone`.
-            self._store = store.clone()
+            self._store = self._whole_store.clone()
             self._tell()
             self._thread.start()
         return self
@@ -96,15 +106,38 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        beat_s = min(_BEAT_S, self._config.hang_s / 4)
+        beat_s, noted = min(_BEAT_S, self._config.hang_s / 4), 0.0
         while not self._over.wait(beat_s):
             self._tell()
             doing = self._progress.now
             limit = self._config.hang_s
             if doing.slow:
                 limit = max(limit, self._config.slow_s)
-            if time.monotonic() - doing.since > limit:
+            waited = time.monotonic() - doing.since
+            if waited > limit:
                 self._end(limit, beat_s)
+            quick = not doing.slow or doing.phase == STARTING
+            if quick and waited > NOTE_S and doing.since != noted:
+                noted = doing.since
+                self._note(doing, limit, beat_s)
+
+    def _note(self, doing: Doing, limit: float, beat_s: float) -> None:
+        """Say that it takes long, and where all stand, if nobody has and it still does."""
+        before = self._hear()
+        for _ in range(3):
+            if self._over.wait(beat_s):
+                return
+            self._tell()
+        try:
+            first = self._store.add(f"watchdog/noted/{doing.step}", 1) == 1
+        except RuntimeError:
+            first = True
+        if first and self._progress.now == doing:
+            _write_line(
+                f"warning: no progress for {time.monotonic() - doing.since:.0f} s: "
+                f"{standing(before, self._hear(), self._world)}; the job ends after {limit:g} s "
+                "(watchdog.hang_s, .slow_s)"
+            )
 
     def _tell(self) -> None:
         doing, self._beats = self._progress.now, self._beats + 1
@@ -145,7 +178,7 @@ class Watchdog:
                 f"no progress for {limit:g} s (watchdog.hang_s, .slow_s): {text}; where each rank "
                 f"stood is in {self._folder / 'stacks'}"
             )
-            _write_error(text)
+            _write_line(f"error: {text}")
             leave_note(self._folder, "failed", self._progress.now.step, text)
         else:
             self._go_on_telling(beat_s)  # The others still listen.
@@ -163,12 +196,42 @@ class Watchdog:
             with (folder / f"rank-{self._rank}.txt").open("w") as file:
                 faulthandler.dump_traceback(file)
         except OSError as error:
-            _write_error(str(error))
+            _write_line(f"error: {error}")
 
 
-def _write_error(text: str) -> None:
+def _write_line(text: str) -> None:
     """Not through the logger, whose lock the main thread may hold."""
-    os.write(2, f"dare train: error: {text}\n".encode())
+    os.write(2, f"dare train: {text}\n".encode())
+
+
+def standing(before: list[Heard], after: list[Heard], world: int) -> str:
+    """Where all ranks stand, from what they have told at two times, without blame.
+
+    Args:
+        before: what was heard first.
+        after: what was heard later.
+        world: ranks of the job.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank in (silent := _silent(before, after, world)):
+        ranks.setdefault("not to be heard", []).append(rank)
+    for heard in after:
+        if heard.rank not in silent:
+            ranks.setdefault(heard.phase, []).append(heard.rank)
+    return ", ".join(f"{_counted(some)} {phase}" for phase, some in ranks.items())
+
+
+def _counted(ranks: list[int]) -> str:
+    if len(ranks) > _NAMED_RANKS:
+        return f"{len(ranks)} ranks"
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _silent(before: list[Heard], after: list[Heard], world: int) -> list[int]:
+    """Ranks that have told nothing between two times."""
+    told = {heard.rank: heard.beats for heard in after}
+    beats = {heard.rank: heard.beats for heard in before}
+    return [rank for rank in range(world) if told.get(rank) == beats.get(rank)]
 
 
 def diagnose(before: list[Heard], after: list[Heard], world: int) -> str:
@@ -184,11 +247,7 @@ def diagnose(before: list[Heard], after: list[Heard], world: int) -> str:
         world: ranks of the job.
     """
     told = {heard.rank: heard for heard in after}
-    beats = {heard.rank: heard.beats for heard in before}
-    silent = [
-        rank for rank in range(world) if rank not in told or told[rank].beats == beats.get(rank)
-    ]
-    if silent:
+    if silent := _silent(before, after, world):
         return f"{_ranks(silent, told)} no longer to be heard; the others wait for it"
     working = [heard.rank for heard in after if heard.phase not in _WAITING]
     fewest = min(heard.step for heard in after)

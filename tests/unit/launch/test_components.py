@@ -11,7 +11,7 @@ from torchx.specs.finder import ComponentValidationException
 from launch import agent, components
 from tests.torchx_requests import HOSTILE, ROOT, check_installed
 
-COMPONENTS = ("train", "evaluate", "prepare", "sweep")
+COMPONENTS = ("train", "evaluate", "export", "prepare", "sweep")
 
 
 def role_of(app):
@@ -104,7 +104,7 @@ def test_several_hosts_meet_at_the_first_and_one_needs_no_port():
         img_root="", app_id="job7", replica_id="1", rank0_env="FIRST"
     ).apply(several)
     words, _ = started_by(role, {"FIRST": "node-a"})
-    assert words[:3] == ["-m", "torch.distributed.run", "--rdzv-endpoint=node-a:1234"]
+    assert words[:3] == ["-m", "launch.torchrun", "--rdzv-endpoint=node-a:1234"]
     assert "--rdzv-id=job7" in words
     assert any("join_timeout=9," in word for word in words)
     # AWS Batch does not set it on the first host itself.
@@ -112,6 +112,16 @@ def test_several_hosts_meet_at_the_first_and_one_needs_no_port():
     assert words[2] == "--rdzv-endpoint=localhost:1234"
     words, _ = started_by(role_of(components.train(config="a.yaml", j="1x2")))
     assert words[2] == "--rdzv-endpoint=localhost:0"
+
+
+def test_an_export_is_one_process_that_asks_for_no_gpu():
+    role = role_of(components.export("--at=last", config="runs/a/config.yaml", out="served/$x"))
+    words, variables = started_by(role)
+    command = ["trainer", "export", "--config", "runs/a/config.yaml", "--out", "served/$x"]
+    assert words == ["-m", *command, "--at=last"]
+    assert "OMP_NUM_THREADS" not in variables
+    assert (role.resource.cpu, role.resource.gpu, role.resource.memMB) == (4, 0, 16_000)
+    assert components.export(config="runs/a/config.yaml", out="x").name == "export-a"
 
 
 def test_settings_are_of_one_table_and_can_be_replaced():

@@ -17,8 +17,10 @@ from torchx.schedulers.kubernetes_scheduler import sanitize_for_serialization
 from tests.torchx_requests import (
     HOSTILE,
     IMAGE,
+    REQUESTS,
     SCHEDULERS,
     check_installed,
+    export_request,
     golden_of,
     training_request,
 )
@@ -90,10 +92,11 @@ def check_command(command, host):
     assert variables["NCCL_SOCKET_IFNAME"] == "eth0,eth1"
 
 
+@pytest.mark.parametrize("component", REQUESTS)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_request_is_as_in_its_golden_file(scheduler):
-    made = f"{training_request(scheduler)}\n"
-    assert made == golden_of(scheduler).read_text(), "meant? then `make golden`"
+def test_a_request_is_as_in_its_golden_file(scheduler, component):
+    made = f"{REQUESTS[component](scheduler)}\n"
+    assert made == golden_of(scheduler, component).read_text(), "meant? then `make golden`"
 
 
 def test_kubernetes_takes_the_job_and_its_pods():
@@ -108,6 +111,16 @@ def test_kubernetes_takes_the_job_and_its_pods():
         (container,) = task["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
         check_command(container["command"], host)
+
+
+def test_kubernetes_takes_the_one_pod_of_an_export_which_has_no_gpu():
+    job = sanitize_for_serialization(export_request("kubernetes").request.resource)
+    jsonschema.validate(job["spec"], VOLCANO_JOB)
+    (task,) = job["spec"]["tasks"]
+    check_pod(task["template"])
+    (container,) = task["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "4000m", "memory": "64000M"}
+    assert container["command"][-2:] == ["/runs/served", "--precision=int8"]
 
 
 def test_the_schema_of_kubernetes_refuses_what_it_does_not_know():

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,22 @@ def test_hashing_spreads_neighbouring_ids_evenly() -> None:
     assert counts[0] == 0
     # 1000 ids a row on average: five standard deviations are 158.
     assert abs(counts[1:] - 1000).max() < 158
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EIO, OSError), (errno.ESTALE, OSError), (errno.ENOENT, ValueError)]
+)
+def test_storage_that_fails_may_heal_and_a_file_that_is_wrong_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    """So the former is a failure, which is tried again, and the latter the user's to mend."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "what storage says")
+
+    path = tmp_path / "a.parquet"
+    path.touch()
+    monkeypatch.setattr("pipelines.storage.open_file", fail)
+    with pytest.raises(kind, match=f"{path} .*: what storage says; ") as told:
+        list_row_groups(str(path), "user")
+    assert type(told.value) is kind

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
+from trainer.reliability import fresh_store as module
 from trainer.reliability.fresh_store import fresh_store
 
 SOON = datetime.timedelta(seconds=20)
@@ -59,3 +60,18 @@ def test_who_waits_in_vain_says_for_whom(store):
         fresh_store(store, 0, 3, brief)
     with pytest.raises(RuntimeError, match=r"^rank 0 did not come within 0 s"):
         fresh_store(store, 1, 3, brief)
+
+
+def test_who_waits_long_says_for_whom_before_it_gives_up(store, monkeypatch, caplog):
+    monkeypatch.setattr(module, "NOTE_S", 0.1)
+    brief = datetime.timedelta(seconds=0.5)
+    for rank in (1, 2):  # Of those that wait for the same rank one says so.
+        with pytest.raises(RuntimeError):
+            fresh_store(store, rank, 3, brief)
+    with pytest.raises(RuntimeError):
+        fresh_store(store, 0, 3, brief)
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition(";")[0] for text in told] == [
+        "rank 1 of 3 has waited 0 s for rank 0 to gather all",
+        "rank 0 of 3 has waited 0 s for ranks 1, 2 to come",
+    ]

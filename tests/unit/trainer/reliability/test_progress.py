@@ -1,6 +1,6 @@
 """What counts as slow: the start with its first reads, restoring, saving, reporting."""
 
-from trainer.reliability.progress import Progress
+from trainer.reliability.progress import CONNECTING, Progress
 
 
 def test_what_belongs_to_something_slow_is_slow():
@@ -13,6 +13,13 @@ def test_what_belongs_to_something_slow_is_slow():
     with progress.phase("saving"), progress.phase("waiting for the batches of other ranks"):
         assert progress.now.slow
     assert (progress.now.phase, progress.now.slow, progress.now.step) == ("training", False, 1)
+
+
+def test_connecting_is_quick_though_it_belongs_to_the_start():
+    progress = Progress()
+    with progress.phase(CONNECTING):
+        assert not progress.now.slow
+    assert progress.now.slow
 
 
 def test_a_resumed_run_starts_with_its_steps():

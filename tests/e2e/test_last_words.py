@@ -1,0 +1,62 @@
+"""What ends a job of several ranks is told once, and a mistake is not tried again."""
+
+import time
+
+import pytest
+
+from tests.broken_data import options_of, prepare_files
+from tests.torchrun import torchrun
+
+OURS = "launch.torchrun"
+
+
+def _told(done):
+    return [line for line in done.stderr.splitlines() if line.startswith("dare")]
+
+
+@pytest.mark.dist
+def test_a_mistake_ends_the_job_at_once_and_is_told_once(tmp_path):
+    options = ["--loop.epochs=many", f"--out_dir={tmp_path}"]
+    done = torchrun("train", *options, restarts=3, launcher=OURS)
+    assert done.returncode == 2
+    (line,) = _told(done)
+    assert "loop.epochs" in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.dist
+def test_a_failure_is_tried_again_and_a_rank_that_lost_another_leaves_it_to_that_one_to_say_why(
+    tmp_path, data
+):
+    """The other rank's disk is full once; the second start goes on to the end."""
+    fault = {"rank": 1, "where": "save", "after": 2, "what": "full", "once": f"{tmp_path}/once"}
+    options = [*data, f"--out_dir={tmp_path}", "--checkpoint.every=3", "--resume"]
+    done = torchrun("train", *options, fault=fault, restarts=1, launcher=OURS)
+    assert done.returncode == 0, done.stderr
+    (line,) = _told(done)
+    assert "could not be written: " in line
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_data_that_is_damaged_for_one_rank_ends_all_within_seconds_in_one_message(tmp_path):
+    """Its footer is whole, so that only who reads the rows meets it."""
+    folder = prepare_files(tmp_path / "data", "user")
+    options = [*options_of(folder, "user"), f"--out_dir={tmp_path}", "--checkpoint.every=2"]
+    files = sorted((folder / "train").iterdir())
+    before = files[-1].read_bytes()
+    rows_end = len(before) - 8 - int.from_bytes(before[-8:-4], "little")
+    half = rows_end // 2
+    files[-1].write_bytes(before[:half] + bytes(rows_end - half) + before[rows_end:])
+    began = time.monotonic()
+    done = torchrun("train", *options, "--data.shuffle_requests=0", restarts=3, launcher=OURS)
+    assert time.monotonic() - began < 60
+    assert done.returncode == 2, done.stderr
+    (line,) = _told(done)
+    assert line.startswith(f"dare train: error: {files[-1]} row group ")
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))
+    files[-1].write_bytes(before)
+    done = torchrun("train", *options, "--data.shuffle_requests=0", "--resume", launcher=OURS)
+    assert done.returncode == 0, done.stderr
+    assert '"samples": 384' in done.stdout
