@@ -94,6 +94,8 @@ class StopRequest:
         """
         try:
             self._waits = True
+            if self.asked():  # After who reads has looked, before it said that it waits.
+                signal.setitimer(signal.ITIMER_REAL, READ_S)
             yield
         except _OverdueError:
             pass
