@@ -12,7 +12,7 @@ from trainer import commands
 from trainer.doctor.probes import first_line
 from trainer.host_settings import apply_host_settings
 from trainer.parsing import in_one_line
-from trainer.reliability.last_words import last_words
+from trainer.reliability.last_words import does_not_load, last_words
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -116,7 +116,7 @@ def load_torch() -> None:
 def _in_words(error: Exception, command: str) -> str:
     if isinstance(error, ArgumentError):
         return f"{in_one_line(error)} (`dare {command} --help` explains all)"
-    # What torch says of FBGEMM's libraries where CUDA's build finds no driver, or both are there.
-    if isinstance(error, ImportError) or str(error).startswith("Could not load this library"):
+    # FBGEMM's libraries do not load where CUDA's build finds no driver, or both are there.
+    if does_not_load(error):
         return f"{first_line(error)}\n`dare doctor` says what does not fit, and what to do"
     return str(error)
