@@ -2,14 +2,18 @@
 
 torchrun knows no exit codes: it starts all ranks again whatever ended them, as often as
 `--max-restarts` says. Of a mistake in config or data, which ranks end with 2, that makes the same
-message several times. Here it ends the job, with the same exit code.
+message several times. Here it ends the job, with the same exit code. And each rank is told where a
+store is that outlives it, so that one of them may speak for all.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import run
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -19,10 +23,21 @@ from torch.distributed.launcher import api
 
 MISTAKE = 2
 """The exit code of a rank."""
+STORE = "DARE_LAUNCHER"
+"""Variable with HOST:PORT of the store on which the agents of all hosts meet."""
 
 
 class Agent(LocalElasticAgent):
     """What starts and watches the ranks of a host."""
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        store = worker_group.store
+        while isinstance(store, PrefixStore):
+            store = store.underlying_store
+        if isinstance(store, TCPStore):  # Not of a rendezvous by etcd, or by a file.
+            os.environ[STORE] = f"{store.host}:{store.port}"
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)

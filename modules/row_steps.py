@@ -15,19 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from modules.compiling import compiled
 from modules.prefetch import AHEAD, ask_for_row
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-# NumPy's errors: with Python's a division may raise, and no loop with one becomes vectors.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 _FEWEST_IDS = 4096
 """That are worth a thread of their own."""
 
@@ -135,7 +133,7 @@ def partial_rowwise_adam(
     _in_threads(_partial_rowwise_adam, named, grad_ND, homes, *numbers.arguments())
 
 
-@_compiled
+@compiled
 def _sum_ids(total_D: Floats, start: int, stop: int, order_N: Integers, grad_ND: Floats) -> None:
     """Sum a row's gradients in the order of its ids."""
     last = order_N.size - 1
@@ -150,7 +148,7 @@ def _sum_ids(total_D: Floats, start: int, stop: int, order_N: Integers, grad_ND:
                 total_D[d] += grad_ND[place, d]
 
 
-@_compiled
+@compiled
 def _sgd(
     begin: int,
     end: int,
@@ -170,7 +168,7 @@ def _sgd(
             weight[row, d] -= lr * grad_D[d]
 
 
-@_compiled
+@compiled
 def _rowwise_adagrad(
     begin: int,
     end: int,
@@ -198,7 +196,7 @@ def _rowwise_adagrad(
             weight[row, d] -= rate * grad_D[d]
 
 
-@_compiled
+@compiled
 def _adam(
     begin: int,
     end: int,
@@ -232,7 +230,7 @@ def _adam(
             weight[row, d] -= rate * mean / (np.sqrt(square) / root + eps)
 
 
-@_compiled
+@compiled
 def _partial_rowwise_adam(
     begin: int,
     end: int,

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def torchrun(
     fault: dict[str, Any] | None = None,
     timeout_s: float = 150,
     launcher: str = "torch.distributed.run",
+    options: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of `dare` on several ranks of this machine.
 
@@ -29,9 +31,10 @@ def torchrun(
         fault: of `tests.faulty`, which happens to one of them.
         timeout_s: seconds until all must have ended.
         launcher: module that is torchrun.
+        options: of the launcher.
     """
     module = "trainer" if fault is None else "tests.faulty"
-    words = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5")
+    words = _launcher(ranks, f"--max-restarts={restarts}", "--shutdown-timeout=5", *options)
     words[2] = launcher
     return subprocess.run(
         [*words, "-m", module, *arguments],

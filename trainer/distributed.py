@@ -127,7 +127,8 @@ def run_context(watch: WatchdogConfig = UNWATCHED, folder: Path = Path()) -> Ite
         folder: of the run, for what is written then.
 
     Raises:
-        ValueError: the launcher started more processes on a host than it has GPUs.
+        ValueError: the launcher started more processes on a host than it has GPUs, or does not
+            say where they meet.
         RuntimeError: nobody answers at the launcher's address, some ranks do not come, or the
             connection to one of them breaks.
     """
@@ -168,7 +169,9 @@ def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
     limit = RENDEZVOUS_TIMEOUT
     if watch.hang_s:
         limit = min(limit, datetime.timedelta(seconds=max(watch.hang_s, watch.slow_s)))
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    # Of a variable that is missing, torch tells by a ValueError.
+    host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    address = f"{host}:{port} (MASTER_ADDR, MASTER_PORT)"
     note = threading.Timer(NOTE_S, _tell_of_wait, [f"rank {rank} of {world}", address, limit])
     note.daemon = True
     note.start()

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from launch.settings import SETTINGS
 from tests.broken_data import options_of, prepare_files
 from tests.torchrun import torchrun
 
@@ -15,9 +16,16 @@ def _told(done):
 
 
 @pytest.mark.dist
-def test_a_mistake_ends_the_job_at_once_and_is_told_once(tmp_path):
+@pytest.mark.parametrize("of_component", [False, True])
+def test_a_mistake_ends_the_job_at_once_and_is_told_once(tmp_path, monkeypatch, of_component):
+    """Also with the settings of a TorchX component, where torchrun keeps no store for its ranks."""
+    meeting = []
+    if of_component:
+        for name, value in SETTINGS.items():
+            monkeypatch.setenv(name, value)
+        meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     options = ["--loop.epochs=many", f"--out_dir={tmp_path}"]
-    done = torchrun("train", *options, restarts=3, launcher=OURS)
+    done = torchrun("train", *options, restarts=3, launcher=OURS, options=meeting)
     assert done.returncode == 2
     (line,) = _told(done)
     assert "loop.epochs" in line

@@ -9,6 +9,7 @@ import uuid
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from trainer.reliability.last_words import met_as
 from trainer.reliability.progress import NOTE_S
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def fresh_store(store: Store, rank: int, world: int, timeout: datetime.timedelta
             store.set(f"start/{name}/{rank}", drawn)
             answers_key = f"start/{name}/answers"
             if store.check([answers_key]) and drawn in store.get(answers_key).decode():
-                return PrefixStore(name, store)
+                return _begin(name, store)
         # One for all: hundreds may wait for the same rank.
         if patience.is_worn() and store.add(f"start/{name}/noted", 1) == 1:
             patience.note("rank 0 to gather all")
@@ -68,6 +69,11 @@ def _gather(store: Store, world: int, patience: _Patience) -> Store:
         raise _nobody(_ranks(missing), patience.timeout)
     answers = [store.get(f"start/{name}/{other}").decode() for other in range(1, world)]
     store.set(f"start/{name}/answers", ",".join(answers))
+    return _begin(name, store)
+
+
+def _begin(name: str, store: Store) -> Store:
+    met_as(name)
     return PrefixStore(name, store)
 
 

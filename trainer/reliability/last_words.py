@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MISTAKE, FAILURE = 2, 1
 """Exit codes: trying again is of no use, or may help."""
+LAUNCHER = "DARE_LAUNCHER"
+"""HOST:PORT of a store that outlives the ranks, as `launch.torchrun` names it to them."""
 _PATIENCE_S = 5.0
 _POLL_S = 0.05
 _OF_NO_USE = (  # To try again.
@@ -50,11 +52,12 @@ def last_words(error: Exception, text: str) -> tuple[bool, int]:
         text: as it would be told.
     """
     code = MISTAKE if isinstance(error, _OF_NO_USE) or does_not_load(error) else FAILURE
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    known = _known_of_launcher()
+    if known is None or os.environ.get("WORLD_SIZE") == "1":
         return True, code
     with _asked_to_end() as asked:
         try:
-            store = _store_of_launcher()
+            store = _store(*known)
             if isinstance(error, LostRankError):
                 return _leave_it_to_others(store, code, asked)
             store.set("code", str(code))
@@ -64,6 +67,15 @@ def last_words(error: Exception, text: str) -> tuple[bool, int]:
             return store.add(key, 1) == 1, code
         except RuntimeError:  # The launcher's host is gone, or ends.
             return True, code
+
+
+def met_as(name: str) -> None:
+    """Note the name that the ranks of this start have on a store which later ones have too."""
+    _Start.name = name
+
+
+class _Start:
+    name = ""
 
 
 def _leave_it_to_others(store: Store, code: int, asked: list[int]) -> tuple[bool, int]:
@@ -79,18 +91,35 @@ def _wait_for(store: Store, key: str, asked: list[int]) -> None:
         time.sleep(_POLL_S)
 
 
-def _store_of_launcher() -> Store:
-    """The part of torchrun's store that belongs to this start; connected anew."""
-    from torch._C._distributed_c10d import PrefixStore, TCPStore
+def _known_of_launcher() -> tuple[str, str] | None:
+    """Address of a store that outlives the ranks, and this start's name there; None for neither."""
+    meeting = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Hosts may count restarts differently, but what all meet before they meet, each counts.
+        return meeting, _Start.name or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if LAUNCHER in os.environ:
+        return os.environ[LAUNCHER], meeting  # Where no store is kept, each start meets elsewhere.
+    return None
 
-    whole = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
+
+def _store(address: str, start: str) -> Store:
+    """The part of a launcher's store that belongs to one start; connected anew."""
+    from torch._C._distributed_c10d import PrefixStore
+
+    return PrefixStore(f"ended/{start}", _connect(address))
+
+
+def _connect(address: str) -> Store:
+    from torch._C._distributed_c10d import TCPStore
+
+    host, _, port = address.rpartition(":")
+    return TCPStore(
+        host,
+        int(port),
         is_master=False,
         timeout=timedelta(seconds=_PATIENCE_S),
         wait_for_workers=False,
     )
-    return PrefixStore(f"ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", whole)
 
 
 @contextmanager

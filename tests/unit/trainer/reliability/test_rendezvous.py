@@ -24,3 +24,15 @@ def test_an_address_where_nobody_answers_is_told_with_what_to_do(monkeypatch):
     told = f"rank 1 of 2 found nobody at 127.0.0.1:{port} .* within 1 s; start all hosts"
     with pytest.raises(RuntimeError, match=told), run_context():
         pass
+
+
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"])
+def test_a_launcher_that_does_not_say_where_ranks_meet_is_told_what_is_missing(
+    monkeypatch, missing
+):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing)
+    with pytest.raises(ValueError, match=f"environment variable {missing} expected"), run_context():
+        pass

@@ -1,0 +1,55 @@
+"""Compiling loops for the processor with Numba, and keeping what is compiled for later runs.
+
+What is kept saves some seconds of a start. A process that can keep or read nothing, as where
+neither the program's folder nor a home can be written, or the disk is full, compiles for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+_DAMAGED = (EOFError, pickle.UnpicklingError)
+
+
+class _Kept(FunctionCache):
+    """As Numba keeps it, without ending the process where that fails."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for these types of arguments; None where it is not there to be read."""
+        try:
+            return super().load_overload(  # type: ignore[no-untyped-call]
+                sig, target_context
+            )
+        except OSError:
+            return None
+        except _DAMAGED:  # By a host that lost its power, say.
+            with contextlib.suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled for these types of arguments, where that can be done."""
+        with contextlib.suppress(OSError, *_DAMAGED):
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
+def compiled(loop: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function when it is first called with arguments of some types.
+
+    It lets other threads run meanwhile, and divides as NumPy does: with Python's errors a division
+    may raise, and no loop with one becomes vectors.
+
+    Args:
+        loop: of numbers and NumPy arrays.
+    """
+    # `cache=True` would be an error here where there is no folder to keep anything in.
+    function: Any = numba.njit(nogil=True, error_model="numpy")(loop)
+    with contextlib.suppress(RuntimeError):
+        function._cache = _Kept(loop)  # type: ignore[no-untyped-call]
+    return function
