@@ -20,6 +20,9 @@ from modules.scorers import DotScorer, scaled
 from modules.search import SearchUnit
 from modules.views import Seen
 
+MOST_KEPT = 1024
+"""K that the kernels hold beside each other; of more, torch is asked."""
+
 
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels can run there; never while a graph of the model is traced."""
@@ -34,13 +37,15 @@ def _has_triton() -> bool:
 def takes_over(config: RankerConfig, search: SearchUnit, grid: RequestGrid) -> bool:
     """Whether the kernels search a batch of a model, by its device.
 
-    They do where a GPU is there, histories are longer than K, and nobody asks for the scores that
-    are not kept: neither sums over whole histories, such as the auxiliary head's, nor hooks that
-    look into the search. Scores must be dot products of rows that were looked up.
+    They do where a GPU is there, histories are longer than K, K is not too large, and nobody asks
+    for the scores that are not kept: neither sums over whole histories, such as the auxiliary
+    head's, nor hooks that look into the search. Scores must be dot products of rows that were
+    looked up.
     """
     return (
         runs_on(grid.history_offset_R1.device)
         and grid.num_history > search.top_k
+        and search.top_k <= MOST_KEPT
         and not config.sums_whole_histories
         and not search._forward_pre_hooks
         and knows(config, search)

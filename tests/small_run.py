@@ -60,7 +60,7 @@ def small_config(*options: str) -> TrainConfig:
             "--model.init.std=0.1",
             # With some seeds two scores differ by less than rounding within 20 steps, and what a
             # search keeps depends on the order of sums: losses then differ by up to 2e-4.
-            "--seed=3",
+            "--seed=2",
             # Adam divides by the gradient's own size: without an eps above the rounding of float32
             # it turns the rounding of a gradient that is zero in truth into a full step.
             "--optim.sparse.eps=1e-3",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from trainer import commands
 from trainer.doctor.probes import first_line
-from trainer.host_memory import keep_freed_memory
+from trainer.host_settings import apply_host_settings
 from trainer.parsing import in_one_line
-from trainer.reliability.last_words import last_words
+from trainer.reliability.last_words import does_not_load, last_words
 
 _INTRODUCTION = """dare: train DARE and other long-sequence recommendation models on TorchRec
 
@@ -42,16 +42,6 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
   dare train --config launch/recipes/synthetic_dare.yaml
 """
 
-_THREADS = {
-    # Long spinning of waiting threads slows a shared machine six-fold, none at all costs 15 %.
-    "GOMP_SPINCOUNT": "10000",
-    # The same numbers in every run: no change of threads or of kernels by load or alignment.
-    "MKL_DYNAMIC": "FALSE",
-    "MKL_CBWR": "AUTO,STRICT",
-}
-"""Settings of OpenMP and MKL, which read them once, when torch loads."""
-
-
 _WITHOUT_TORCH = ("doctor", "prepare", "runs")
 """Commands that need not load it, or tell what is wrong where it does not load."""
 
@@ -67,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs failed, 2 for a user's mistake, 124 for a run that hung, 130 for Ctrl-C, 143 for
         SIGTERM.
     """
-    for name, value in _THREADS.items():
-        os.environ.setdefault(name, value)
-    keep_freed_memory()
+    apply_host_settings()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     known: dict[str, Callable[[list[str]], int]] = {
         "doctor": commands.doctor,
@@ -128,7 +116,7 @@ def load_torch() -> None:
 def _in_words(error: Exception, command: str) -> str:
     if isinstance(error, ArgumentError):
         return f"{in_one_line(error)} (`dare {command} --help` explains all)"
-    # What torch says of FBGEMM's libraries where CUDA's build finds no driver, or both are there.
-    if isinstance(error, ImportError) or str(error).startswith("Could not load this library"):
+    # FBGEMM's libraries do not load where CUDA's build finds no driver, or both are there.
+    if does_not_load(error):
         return f"{first_line(error)}\n`dare doctor` says what does not fit, and what to do"
     return str(error)

@@ -28,6 +28,7 @@ from tests.bench.rows import Shape, draw, write_fuxictr, write_paper
 from tests.bench.tables import to_markdown
 from trainer.bench.machine import machine
 from trainer.bench.series import ratio
+from trainer.host_settings import HOST_SETTINGS
 
 logger = logging.getLogger(__name__)
 TOP_K = 20
@@ -119,7 +120,15 @@ def contestants(case: Case, paper: str, fuxictr: str) -> list[Contestant]:
                     continue  # What is nearest to the peer's, and the best of ours, is enough.
                 chosen = [*here, "tests.bench.ours", *options, f"--optim.sparse.name={optimizer}"]
                 name = f"{model} {optimizer} {targets}"
-                made.append(Contestant(name=name, targets=targets, command=chosen, steps=steps))
+                made.append(
+                    Contestant(
+                        name=name,
+                        targets=targets,
+                        command=chosen,
+                        steps=steps,
+                        settings=HOST_SETTINGS,
+                    )
+                )
     return made
 
 

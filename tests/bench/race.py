@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,8 @@ class Contestant:
     """But for the steps of a turn and the rows."""
     steps: int
     """Of a turn."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that its own command sets."""
 
 
 class Running:
@@ -81,7 +83,12 @@ def started(contestant: Contestant, data: Path, log: Path) -> Iterator[Running]:
             subprocess.Popen(
                 [*contestant.command, *turns],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **contestant.settings,
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONUNBUFFERED": "1",
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,

@@ -28,12 +28,12 @@ _ROOM = 1.25
 def history_settings(
     lengths: Sequence[int], items: int, behaviours: int = 120_000
 ) -> list[TrainSetting]:
-    """Trainings on histories of some lengths, all with as many behaviours a step.
+    """Trainings on histories of some lengths, all with about as many behaviours a step.
 
     Args:
         lengths: of all histories, behaviours.
         items: rows of the item table.
-        behaviours: of a step.
+        behaviours: of a step at most, in whole histories.
 
     Raises:
         ValueError: a length that cannot be.
@@ -41,6 +41,7 @@ def history_settings(
     return [
         TrainSetting(
             data=DataShape(items=items, history_length=length),
+            top_k=max(1, min(TrainSetting.top_k, length)),
             batch_size=DataShape.targets * max(1, behaviours // max(1, length)),
         )
         for length in lengths
@@ -165,8 +166,8 @@ def _exchange_share(lane: Lane) -> float:
     """Of the time of a step, that in which rank 0 sent or waited for something."""
     if lane.ranks == 1:
         return 0.0
-    operators = {one.name: one for one in lane.profile(_PROFILED_STEPS)}
-    return round(operators["exchange"].share, 3)
+    shares = {one.name: one.share for one in lane.profile(_PROFILED_STEPS)}
+    return round(shares.get("exchange", 0.0), 3)
 
 
 def _free_bytes() -> int:

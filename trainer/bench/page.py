@@ -138,8 +138,8 @@ def _history(found: Figures) -> list[str]:
     return [
         "![Behaviours a second against history length](history.png)",
         "",
-        f"120,000 behaviours a step whatever the length, {found['targets']} targets a request, "
-        f"{found['items']:,} items.",
+        "120,000 behaviours a step, or what whole histories leave of them, "
+        f"{found['targets']} targets a request, {found['items']:,} items.",
         "",
         *_table(
             [

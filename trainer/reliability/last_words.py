@@ -30,7 +30,6 @@ _POLL_S = 0.05
 _OF_NO_USE = (  # To try again.
     ArgumentError,
     DivergedError,
-    ImportError,
     ValueError,
     FileExistsError,
     FileNotFoundError,
@@ -40,6 +39,11 @@ _OF_NO_USE = (  # To try again.
 )
 
 
+def does_not_load(error: Exception) -> bool:
+    """Whether a package is missing, or a library of FBGEMM's, of which torch says so."""
+    return isinstance(error, ImportError) or str(error).startswith("Could not load this library")
+
+
 def last_words(error: Exception, text: str) -> tuple[bool, int]:
     """Whether this process is the one to tell an error, and the exit code.
 
@@ -47,7 +51,7 @@ def last_words(error: Exception, text: str) -> tuple[bool, int]:
         error: what has ended it.
         text: as it would be told.
     """
-    code = MISTAKE if isinstance(error, _OF_NO_USE) else FAILURE
+    code = MISTAKE if isinstance(error, _OF_NO_USE) or does_not_load(error) else FAILURE
     known = _known_of_launcher()
     if known is None or os.environ.get("WORLD_SIZE") == "1":
         return True, code

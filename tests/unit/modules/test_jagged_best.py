@@ -326,6 +326,13 @@ def test_the_kernels_leave_what_they_do_not_know_to_torch(name, tmp_path, monkey
     assert not step(model, read(users(), "user", tmp_path))[1]
 
 
+def test_more_kept_than_the_kernels_hold_is_searched_by_torch(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
+    for most, by_kernels in ((3, True), (2, False)):
+        monkeypatch.setattr(jagged_search, "MOST_KEPT", most)
+        assert bool(step(MODELS["dare"], read(users(), "user", tmp_path))[1]) == by_kernels
+
+
 def test_who_looks_into_the_search_gets_all_scores(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
     batch, seen = read(users(), "user", tmp_path).to(DEVICE), []

@@ -132,3 +132,9 @@ def test_tables_that_do_not_fit_in_memory_are_left_out(monkeypatch):
 def test_a_check_holds_at_its_least():
     assert Checked(name="x", ratio=1.5, least=1.5).holds
     assert not Checked(name="x", ratio=1.499, least=1.5).holds
+
+
+def test_short_histories_are_measured_with_as_many_kept_as_there_are() -> None:
+    short, long, odd = growth.history_settings([10, 200, 50_000], 1_000)
+    assert (short.top_k, long.top_k) == (10, 20)
+    assert [setting.behaviours for setting in (short, long, odd)] == [120_000, 120_000, 100_000]

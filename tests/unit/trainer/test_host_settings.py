@@ -1,4 +1,4 @@
-"""What a process asks of its allocators, seen by what it and a process that it starts then do."""
+"""What a process asks of its host's libraries, seen by what it then does."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from trainer import host_memory
+from trainer import host_settings
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 NAMES = ("THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 BLOCKS = """
 import resource, sys
-from trainer.host_memory import keep_freed_memory
+from trainer.host_settings import apply_host_settings
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    apply_host_settings()
 import numpy as np
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -54,8 +54,8 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1048576")
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     told = []
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: Told(told))
-    host_memory.keep_freed_memory()
+    monkeypatch.setattr(host_settings.ctypes, "CDLL", lambda _: Told(told))
+    host_settings.apply_host_settings()
     assert told == [(-3, 32 << 20)]
     assert [os.environ[name] for name in NAMES] == ["0", str(32 << 20), "1048576"]
 
