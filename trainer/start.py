@@ -41,14 +41,25 @@ def run() -> None:
     sys.exit(code)
 
 
-def leave_at_once(_: int, __: FrameType | None) -> None:
+class _LeaveAtOnce:
     """What a Ctrl-C does while Python still loads a program, where there is nothing to save.
 
     As an exception it would end in a traceback, or in a library that takes it for a fault of its
     own; while Python prints that, a second Ctrl-C leaves `lost sys.stderr`.
     """
-    os.write(2, b"dare: interrupted; what is written stays\n")
-    os._exit(_EXIT_CODE)
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, _: int, __: FrameType | None) -> None:
+        if self._told:  # A second Ctrl-C is heard while the line is written, and right after it.
+            return
+        self._told = True
+        os.write(2, b"dare: interrupted; what is written stays\n")
+        os._exit(_EXIT_CODE)
+
+
+leave_at_once = _LeaveAtOnce()
 
 
 class _Interrupts:
