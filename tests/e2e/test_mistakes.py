@@ -51,7 +51,6 @@ def _told(outcome):
         (["bench", "all", "--repeats", "0"], "--repeats is 0"),
         (["bench", "all", "--ranks", "[]"], "--ranks is empty"),
         (["bench", "all", "--history_lengths", "[200, 0]"], "--history_lengths is 0"),
-        (["bench", "all", "--history_lengths", "[10]"], "--top_k is 20"),
         (["bench", "check", "--repeats", "0"], "--repeats is 0"),
         (["bench", "train", "--preset", "sim"], "one of 'dare', 'twin'"),
         (["bench", "train", "--steps", "0"], "--steps is 0"),
