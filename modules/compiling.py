@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
 
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
 _DAMAGED = (EOFError, pickle.UnpicklingError)
 
 
@@ -39,7 +40,7 @@ class _Kept(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-def compiled(loop: Callable[..., None]) -> Callable[..., None]:
+def compiled(loop: _Loop) -> _Loop:
     """Compile a function when it is first called with arguments of some types.
 
     It lets other threads run meanwhile, and divides as NumPy does: with Python's errors a division
@@ -52,4 +53,4 @@ def compiled(loop: Callable[..., None]) -> Callable[..., None]:
     function: Any = numba.njit(nogil=True, error_model="numpy")(loop)
     with contextlib.suppress(RuntimeError):
         function._cache = _Kept(loop)  # type: ignore[no-untyped-call]
-    return function
+    return cast(_Loop, function)

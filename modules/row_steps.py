@@ -61,7 +61,7 @@ def sgd(weight: Tensor, named: NamedRows, grad_ND: Tensor, lr: float) -> None:
         grad_ND: the gradient of each id.
         lr: learning rate.
     """
-    _in_threads(_sgd, named, grad_ND, [weight], lr)
+    _in_threads(_sgd, named, grad_ND, [weight], np.float32(lr))
 
 
 def rowwise_adagrad(
@@ -77,7 +77,8 @@ def rowwise_adagrad(
         lr: learning rate.
         eps: added to the root.
     """
-    _in_threads(_rowwise_adagrad, named, grad_ND, [weight, total], lr, eps)
+    numbers = np.float32(lr), np.float32(eps)
+    _in_threads(_rowwise_adagrad, named, grad_ND, [weight, total], *numbers)
 
 
 class AdamNumbers(NamedTuple):
@@ -90,10 +91,11 @@ class AdamNumbers(NamedTuple):
     step: int
     """1 at the first."""
 
-    def arguments(self) -> tuple[float, ...]:
-        """Learning rate over the first moment's share, decays, eps, root of the second's share."""
+    def for_kernels(self) -> _Numbers:
+        """The rate over the first moment's share; the root of the second moment's share."""
         first, second = (1 - beta**self.step for beta in (self.beta1, self.beta2))
-        return self.lr / first, self.beta1, self.beta2, self.eps, math.sqrt(second)
+        given = self.lr / first, self.beta1, self.beta2, self.eps, math.sqrt(second)
+        return _Numbers(*(np.float32(number) for number in given))
 
 
 def adam(
@@ -114,7 +116,7 @@ def adam(
         grad_ND: the gradient of each id.
         numbers: of this step.
     """
-    _in_threads(_adam, named, grad_ND, [weight, first, second], *numbers.arguments())
+    _in_threads(_adam, named, grad_ND, [weight, first, second], numbers.for_kernels())
 
 
 def partial_rowwise_adam(
@@ -130,14 +132,34 @@ def partial_rowwise_adam(
     Arguments as `adam` takes them, but that `second` is float32 [rows].
     """
     homes = [weight, first, second]
-    _in_threads(_partial_rowwise_adam, named, grad_ND, homes, *numbers.arguments())
+    _in_threads(_partial_rowwise_adam, named, grad_ND, homes, numbers.for_kernels())
+
+
+class _Batch(NamedTuple):
+    """The rows that are named and the gradients of their ids, as a kernel reads them."""
+
+    row_U: Integers
+    start_U1: Integers
+    order_N: Integers
+    grad_ND: Floats
+
+
+class _Numbers(NamedTuple):
+    """What Adam's kernels read (`AdamNumbers.for_kernels`)."""
+
+    rate: np.float32
+    beta1: np.float32
+    beta2: np.float32
+    eps: np.float32
+    root: np.float32
 
 
 @compiled
-def _sum_ids(total_D: Floats, start: int, stop: int, order_N: Integers, grad_ND: Floats) -> None:
+def _sum_ids(total_D: Floats, u: int, batch: _Batch) -> None:
     """Sum a row's gradients in the order of its ids."""
-    last = order_N.size - 1
-    for number in range(start, stop):
+    _, start_U1, order_N, grad_ND = batch
+    last, start = order_N.size - 1, start_U1[u]
+    for number in range(start, start_U1[u + 1]):
         ask_for_row(grad_ND, order_N[min(number + AHEAD, last)], total_D.size)
         place = order_N[number]
         if number == start:
@@ -149,21 +171,20 @@ def _sum_ids(total_D: Floats, start: int, stop: int, order_N: Integers, grad_ND:
 
 
 @compiled
-def _sgd(
-    begin: int,
-    end: int,
-    row_U: Integers,
-    start_U1: Integers,
-    order_N: Integers,
-    grad_ND: Floats,
-    weight: Floats,
-    lr: np.float32,
-) -> None:
+def _mean_square(grad_D: Floats) -> np.float32:
+    square = np.float32(0.0)
+    for d in range(grad_D.size):
+        square += grad_D[d] * grad_D[d]
+    return square / np.float32(grad_D.size)
+
+
+@compiled
+def _sgd(begin: int, end: int, batch: _Batch, weight: Floats, lr: np.float32) -> None:
     grad_D = np.empty(weight.shape[1], np.float32)
     for u in range(begin, end):
-        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        row, later = batch.row_U[u], batch.row_U[min(u + AHEAD, end - 1)]
         ask_for_row(weight, later, grad_D.size)
-        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        _sum_ids(grad_D, u, batch)
         for d in range(grad_D.size):
             weight[row, d] -= lr * grad_D[d]
 
@@ -172,10 +193,7 @@ def _sgd(
 def _rowwise_adagrad(
     begin: int,
     end: int,
-    row_U: Integers,
-    start_U1: Integers,
-    order_N: Integers,
-    grad_ND: Floats,
+    batch: _Batch,
     weight: Floats,
     total: Floats,
     lr: np.float32,
@@ -183,14 +201,11 @@ def _rowwise_adagrad(
 ) -> None:
     grad_D = np.empty(weight.shape[1], np.float32)
     for u in range(begin, end):
-        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        row, later = batch.row_U[u], batch.row_U[min(u + AHEAD, end - 1)]
         ask_for_row(weight, later, grad_D.size)
         ask_for_row(total, later, 1)
-        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
-        square = np.float32(0.0)
-        for d in range(grad_D.size):
-            square += grad_D[d] * grad_D[d]
-        total[row] += square / np.float32(grad_D.size)
+        _sum_ids(grad_D, u, batch)
+        total[row] += _mean_square(grad_D)
         rate = lr / (np.sqrt(total[row]) + eps)
         for d in range(grad_D.size):
             weight[row, d] -= rate * grad_D[d]
@@ -200,27 +215,21 @@ def _rowwise_adagrad(
 def _adam(
     begin: int,
     end: int,
-    row_U: Integers,
-    start_U1: Integers,
-    order_N: Integers,
-    grad_ND: Floats,
+    batch: _Batch,
     weight: Floats,
     first: Floats,
     second: Floats,
-    rate: np.float32,
-    beta1: np.float32,
-    beta2: np.float32,
-    eps: np.float32,
-    root: np.float32,
+    numbers: _Numbers,
 ) -> None:
+    rate, beta1, beta2, eps, root = numbers
     grad_D = np.empty(weight.shape[1], np.float32)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for u in range(begin, end):
-        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        row, later = batch.row_U[u], batch.row_U[min(u + AHEAD, end - 1)]
         ask_for_row(weight, later, grad_D.size)
         ask_for_row(first, later, grad_D.size)
         ask_for_row(second, later, grad_D.size)
-        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
+        _sum_ids(grad_D, u, batch)
         for d in range(grad_D.size):
             grad = grad_D[d]
             mean = first[row, d] + new1 * (grad - first[row, d])
@@ -234,34 +243,25 @@ def _adam(
 def _partial_rowwise_adam(
     begin: int,
     end: int,
-    row_U: Integers,
-    start_U1: Integers,
-    order_N: Integers,
-    grad_ND: Floats,
+    batch: _Batch,
     weight: Floats,
     first: Floats,
     second: Floats,
-    rate: np.float32,
-    beta1: np.float32,
-    beta2: np.float32,
-    eps: np.float32,
-    root: np.float32,
+    numbers: _Numbers,
 ) -> None:
+    rate, beta1, beta2, eps, root = numbers
     grad_D = np.empty(weight.shape[1], np.float32)
-    new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for u in range(begin, end):
-        row, later = row_U[u], row_U[min(u + AHEAD, end - 1)]
+        row, later = batch.row_U[u], batch.row_U[min(u + AHEAD, end - 1)]
         ask_for_row(weight, later, grad_D.size)
         ask_for_row(first, later, grad_D.size)
         ask_for_row(second, later, 1)
-        _sum_ids(grad_D, start_U1[u], start_U1[u + 1], order_N, grad_ND)
-        square = np.float32(0.0)
-        for d in range(grad_D.size):
-            square += grad_D[d] * grad_D[d]
-        second[row] = second[row] * beta2 + new2 * (square / np.float32(grad_D.size))
+        _sum_ids(grad_D, u, batch)
+        square = (np.float32(1.0) - beta2) * _mean_square(grad_D)
+        second[row] = second[row] * beta2 + square
         row_rate = rate / (np.sqrt(second[row]) / root + eps)
         for d in range(grad_D.size):
-            mean = first[row, d] + new1 * (grad_D[d] - first[row, d])
+            mean = first[row, d] + (np.float32(1.0) - beta1) * (grad_D[d] - first[row, d])
             first[row, d] = mean
             weight[row, d] -= row_rate * mean
 
@@ -271,7 +271,7 @@ def _in_threads(
     named: NamedRows,
     grad_ND: Tensor,
     homes: list[Tensor],
-    *numbers: float,
+    *numbers: np.float32 | _Numbers,
 ) -> None:
     """Run a kernel over parts of the rows with about equally many ids, as many as torch uses."""
     for given in (grad_ND, *homes):
@@ -281,8 +281,8 @@ def _in_threads(
     parts = max(1, min(torch.get_num_threads(), total // _FEWEST_IDS))
     cuts = torch.arange(parts + 1) * total // parts
     bounds = torch.searchsorted(named.start_U1, cuts).tolist()
-    arrays = [given.numpy() for given in (*named, grad_ND.contiguous(), *homes)]
-    rest: list[Any] = [*arrays, *(np.float32(number) for number in numbers)]
+    batch = _Batch(*(given.numpy() for given in (*named, grad_ND.contiguous())))
+    rest: list[Any] = [batch, *(home.numpy() for home in homes), *numbers]
     started = [_threads().submit(kernel, begin, end, *rest) for begin, end in pairwise(bounds[1:])]
     kernel(bounds[0], bounds[1], *rest)
     for part in started:
