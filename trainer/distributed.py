@@ -169,7 +169,6 @@ def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
     limit = RENDEZVOUS_TIMEOUT
     if watch.hang_s:
         limit = min(limit, datetime.timedelta(seconds=max(watch.hang_s, watch.slow_s)))
-    # Of a variable that is missing, torch tells by a ValueError.
     host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     address = f"{host}:{port} (MASTER_ADDR, MASTER_PORT)"
     note = threading.Timer(NOTE_S, _tell_of_wait, [f"rank {rank} of {world}", address, limit])
@@ -177,6 +176,11 @@ def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
     note.start()
     try:
         store, _, _ = next(rendezvous("env://", timeout=limit))
+    except ValueError as error:  # A variable is missing.
+        raise ValueError(
+            f"{error}; start several ranks with torchrun or torchx, which set it, and a single "
+            "process without RANK"
+        ) from error
     except dist.DistError as error:
         raise RuntimeError(
             f"rank {rank} of {world} found nobody at {address} within "
