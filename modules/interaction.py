@@ -149,7 +149,7 @@ class Interaction(nn.Module):
         """Score everything, keep the best, weigh it: reads what attention sees only.
 
         Returns:
-            Scores, None where a GPU has searched without writing them down, and what is kept.
+            Scores, None where kernels have searched without writing them down, and what is kept.
         """
         with record_function("search"):
             if jagged_search.takes_over(self.config, self.search, seen.grid):

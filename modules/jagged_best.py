@@ -1,33 +1,21 @@
-"""The K best behaviours of jagged histories, by kernels of a GPU: no score is written, none padded.
+"""The K best behaviours of jagged histories: no score but theirs is written, nothing is padded.
 
-Rows are read once and folded: of each 16 neighbours and each target the largest key is kept, a
-score and its column in one number (`jagged_kernels`). The K best folds hold the K best keys, and
-only those are looked at again. Exact: keys differ, so that if a key is among the K best its fold is
-among the K best folds. Of equal scores the newer behaviour is kept; NaN comes first, as in
-`torch.topk`. Products are of float32 whatever rows are.
-Letters: R requests, M targets a request, L behaviours of the longest history, K kept, F folds of a
-history, C candidates of a target, N jagged total, D width.
+Of equal scores the newer behaviour is kept; NaN comes first, as in `torch.topk`. Products are of
+float32 whatever rows are. Triton's kernels do it on a GPU (`jagged_gpu`), compiled loops on a CPU
+(`jagged_host`).
+Letters: R requests, M targets a request, L behaviours of the longest history, K kept, N jagged
+total, D width.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_FOLD = 16
-"""Behaviours of a fold where histories are long."""
-_FEW_FOLDS = 4
-"""So many times K folds at least, else as much would be looked at again as is folded."""
-BLOCK_HISTORY, BLOCK_CANDIDATES = 64, 64
-_MOST_TARGETS, _MOST_WIDTH = 64, 32
-"""Of a block: larger ones need more registers than there are."""
-FOLDING_WARPS = 8
-"""With 4, 64 targets spill registers (ptxas, sm_90)."""
-_LAST_COLUMN = 0x7FFFFFFF
+from modules import jagged_gpu, jagged_host
 
 
 class Best(NamedTuple):
@@ -90,13 +78,11 @@ class _KeepBest(torch.autograd.Function):
         if history_ND.stride(1) != 1:
             history_ND = history_ND.contiguous()
         query_RMD = query_RMD.contiguous()
-        with _device_of(history_ND):
-            key_RMK = _best_keys(
-                history_ND, query_RMD, position_L.contiguous(), offset_R1, factor, top_k
-            )
-        score_RMK, index_RMK, valid_RMK = decoded(key_RMK)
-        row_RMK = (index_RMK + offset_R1[:-1, None, None]).where(valid_RMK, 0)
-        ctx.save_for_backward(history_ND, query_RMD, index_RMK, row_RMK, valid_RMK)
+        ctx.on = jagged_gpu if on_gpu(history_ND) else jagged_host
+        score_RMK, index_RMK, valid_RMK = ctx.on.best(
+            history_ND, query_RMD, position_L.contiguous(), offset_R1, factor, top_k
+        )
+        ctx.save_for_backward(history_ND, query_RMD, offset_R1, index_RMK, valid_RMK)
         ctx.factor, ctx.columns = factor, position_L.numel()
         ctx.mark_non_differentiable(index_RMK, valid_RMK)
         return score_RMK, index_RMK, valid_RMK
@@ -104,17 +90,14 @@ class _KeepBest(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_RMK: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        history_ND, query_RMD, index_RMK, row_RMK, valid_RMK = ctx.saved_tensors
+        history_ND, query_RMD, offset_R1, index_RMK, valid_RMK = ctx.saved_tensors
         gradient_RMK = gradient_RMK.float().where(valid_RMK, 0)
         of_position_L = gradient_RMK.new_zeros(ctx.columns)
         of_position_L.index_add_(0, index_RMK.flatten(), gradient_RMK.flatten())
         gradient_RMK = (gradient_RMK * ctx.factor).contiguous()
-        # Sums of atomic additions differ from run to run.
-        add_up = (
-            gradients_in_order if torch.are_deterministic_algorithms_enabled() else _add_gradients
+        of_history_ND, of_query_RMD = ctx.on.gradients(
+            history_ND, query_RMD, offset_R1, index_RMK, gradient_RMK
         )
-        with _device_of(history_ND):
-            of_history_ND, of_query_RMD = add_up(history_ND, query_RMD, row_RMK, gradient_RMK)
         return (
             of_history_ND.to(history_ND.dtype),
             of_query_RMD.to(query_RMD.dtype),
@@ -125,133 +108,6 @@ class _KeepBest(torch.autograd.Function):
         )
 
 
-def decoded(key_RMK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns, and False on padding, from keys of `jagged_kernels`."""
-    valid_RMK = key_RMK != torch.iinfo(torch.int64).min
-    ordered_RMK = (key_RMK >> 32).int()
-    bits_RMK = ordered_RMK ^ ((ordered_RMK >> 31) & 0x7FFFFFFF)
-    index_RMK = _LAST_COLUMN - (key_RMK & _LAST_COLUMN)
-    return (
-        bits_RMK.view(torch.float32).where(valid_RMK, 0),
-        index_RMK.where(valid_RMK, 0),
-        valid_RMK,
-    )
-
-
-def _best_keys(
-    history_ND: Tensor,
-    query_RMD: Tensor,
-    position_L: Tensor,
-    offset_R1: Tensor,
-    factor: float,
-    top_k: int,
-) -> Tensor:
-    """Keys of the K best, key_RMK, largest first."""
-    from modules import jagged_kernels  # Not before there is a GPU.
-
-    requests, targets, width = query_RMD.shape
-    shape = (requests, targets)
-    fold = fold_size(position_L.numel(), top_k)
-    folds = -(-position_L.numel() // fold)
-    key_RMF = torch.empty(*shape, folds, dtype=torch.int64, device=query_RMD.device)
-    if not key_RMF.numel():
-        return key_RMF[..., :top_k]
-    blocks = block_sizes(targets, width)
-    programs = requests * -(-targets // blocks["BLOCK_TARGETS"]) * -(-folds * fold // BLOCK_HISTORY)
-    rows, lengths = (history_ND, query_RMD, position_L, offset_R1), (width, history_ND.stride(0))
-    jagged_kernels.fold_keys[(programs,)](
-        *rows,
-        key_RMF,
-        *lengths,
-        targets,
-        folds,
-        factor,
-        **blocks,
-        BLOCK_HISTORY=BLOCK_HISTORY,
-        FOLD=fold,
-        num_warps=FOLDING_WARPS,
-    )
-    if fold == 1:
-        return key_RMF.topk(top_k, dim=2).values
-    fold_RMK = key_RMF.topk(top_k, dim=2, sorted=False).indices.contiguous()
-    candidates = top_k * fold
-    key_RMC = torch.empty(*shape, candidates, dtype=torch.int64, device=query_RMD.device)
-    jagged_kernels.candidate_keys[(requests * targets * -(-candidates // BLOCK_CANDIDATES),)](
-        *rows,
-        fold_RMK,
-        key_RMC,
-        *lengths,
-        targets,
-        candidates,
-        factor,
-        BLOCK_CANDIDATES=BLOCK_CANDIDATES,
-        BLOCK_WIDTH=blocks["BLOCK_WIDTH"],
-        FOLD=fold,
-    )
-    return key_RMC.topk(top_k, dim=2).values
-
-
-def fold_size(columns: int, top_k: int) -> int:
-    """Behaviours of a fold: 1, where folding would not leave enough folds to choose from."""
-    return _FOLD if columns >= _FEW_FOLDS * _FOLD * top_k else 1
-
-
-def block_sizes(targets: int, width: int) -> dict[str, int]:
-    """Targets and numbers of a row that a program takes at a time: powers of two, at least 16."""
-    found = {}
-    for name, size, most in (
-        ("BLOCK_TARGETS", targets, _MOST_TARGETS),
-        ("BLOCK_WIDTH", width, _MOST_WIDTH),
-    ):
-        found[name] = min(most, max(16, 1 << (size - 1).bit_length()))
-    return found
-
-
-def _add_gradients(
-    history_ND: Tensor, query_RMD: Tensor, row_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As `gradients_in_order`, without a copy of the kept rows."""
-    from modules import jagged_kernels
-
-    width, top_k = query_RMD.size(2), row_RMK.size(2)
-    of_history_ND = torch.zeros_like(
-        history_ND, dtype=torch.float32, memory_format=torch.contiguous_format
-    )
-    of_query_RMD = torch.empty_like(query_RMD, dtype=torch.float32)
-    if row_RMK.numel():
-        jagged_kernels.add_gradients[(query_RMD.size(0) * query_RMD.size(1),)](
-            history_ND,
-            query_RMD,
-            row_RMK,
-            gradient_RMK,
-            of_history_ND,
-            of_query_RMD,
-            width,
-            history_ND.stride(0),
-            top_k,
-            BLOCK_KEPT=1 << (top_k - 1).bit_length(),
-            BLOCK_WIDTH=block_sizes(1, width)["BLOCK_WIDTH"],
-        )
-    return of_history_ND, of_query_RMD
-
-
-def gradients_in_order(
-    history_ND: Tensor, query_RMD: Tensor, row_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `query . history[row]`, float32, added up in an order that torch can fix."""
-    of_history_ND = torch.zeros_like(history_ND, dtype=torch.float32)
-    if not history_ND.size(0):
-        return of_history_ND, torch.zeros_like(query_RMD, dtype=torch.float32)
-    row_RMKD = history_ND[row_RMK].float()
-    # NaN times 0 is NaN: what has no gradient takes no part.
-    moved_RMK1 = (gradient_RMK != 0).unsqueeze(3)
-    # No matrix product, whose order torch fixes on CUDA only with cuBLAS's own setting.
-    of_query_RMD = (gradient_RMK.unsqueeze(3) * row_RMKD.where(moved_RMK1, 0)).sum(2)
-    of_row_RMKD = gradient_RMK.unsqueeze(3) * query_RMD.float().unsqueeze(2).where(moved_RMK1, 0)
-    of_history_ND.index_add_(0, row_RMK.flatten(), of_row_RMKD.flatten(0, 2))
-    return of_history_ND, of_query_RMD
-
-
-def _device_of(value: Tensor) -> AbstractContextManager[None]:
-    """Kernels start on the current device, which need not be the tensor's."""
-    return torch.cuda.device_of(value)  # type: ignore[no-untyped-call]
+def on_gpu(value: Tensor) -> bool:
+    """Whether Triton's kernels are asked."""
+    return value.device.type == "cuda"

@@ -1,6 +1,6 @@
 """Where the search of a model is done by kernels over jagged histories (`jagged_best`).
 
-Only its device decides. Products are of float32 in any autocast: a narrower copy of all rows costs
+Its device and K decide. Products are of float32 in any autocast: a narrower copy of all rows costs
 more than it saves, so that there scores are not rounded to bf16, as they are without the kernels.
 Letters: L behaviours of the longest history, P width of the position.
 """
@@ -20,13 +20,14 @@ from modules.scorers import DotScorer, scaled
 from modules.search import SearchUnit
 from modules.views import Seen
 
-MOST_KEPT = 1024
-"""K that the kernels hold beside each other; of more, torch is asked."""
+MOST_KEPT = {"cuda": 1024, "cpu": 128}
+"""K that the kernels hold beside each other, or in order; of more, torch is asked."""
 
 
 def runs_on(device: torch.device) -> bool:
     """Whether the kernels can run there; never while a graph of the model is traced."""
-    return device.type == "cuda" and _has_triton() and not torch.compiler.is_compiling()
+    there = device.type == "cpu" or (device.type == "cuda" and _has_triton())
+    return there and not torch.compiler.is_compiling()
 
 
 @functools.cache
@@ -37,15 +38,16 @@ def _has_triton() -> bool:
 def takes_over(config: RankerConfig, search: SearchUnit, grid: RequestGrid) -> bool:
     """Whether the kernels search a batch of a model, by its device.
 
-    They do where a GPU is there, histories are longer than K, K is not too large, and nobody asks
-    for the scores that are not kept: neither sums over whole histories, such as the auxiliary
+    They do where histories are longer than K, K is not too large, and nobody asks for the scores
+    that are not kept: neither sums over whole histories, such as the auxiliary
     head's, nor hooks that look into the search. Scores must be dot products of rows that were
     looked up.
     """
+    device = grid.history_offset_R1.device
     return (
-        runs_on(grid.history_offset_R1.device)
-        and grid.num_history > search.top_k
-        and search.top_k <= MOST_KEPT
+        runs_on(device)
+        and search.top_k < grid.num_history
+        and search.top_k <= MOST_KEPT[device.type]
         and not config.sums_whole_histories
         and not search._forward_pre_hooks
         and knows(config, search)

@@ -8,11 +8,8 @@ result does not depend on the number of threads. Letters: N ids, U different row
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch import Tensor
 
 from modules.compiling import compiled
 from modules.prefetch import AHEAD, ask_for_row
+from modules.threads import in_threads
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -61,7 +59,7 @@ def sgd(weight: Tensor, named: NamedRows, grad_ND: Tensor, lr: float) -> None:
         grad_ND: the gradient of each id.
         lr: learning rate.
     """
-    _in_threads(_sgd, named, grad_ND, [weight], np.float32(lr))
+    _take(_sgd, named, grad_ND, [weight], np.float32(lr))
 
 
 def rowwise_adagrad(
@@ -78,7 +76,7 @@ def rowwise_adagrad(
         eps: added to the root.
     """
     numbers = np.float32(lr), np.float32(eps)
-    _in_threads(_rowwise_adagrad, named, grad_ND, [weight, total], *numbers)
+    _take(_rowwise_adagrad, named, grad_ND, [weight, total], *numbers)
 
 
 class AdamNumbers(NamedTuple):
@@ -116,7 +114,7 @@ def adam(
         grad_ND: the gradient of each id.
         numbers: of this step.
     """
-    _in_threads(_adam, named, grad_ND, [weight, first, second], numbers.for_kernels())
+    _take(_adam, named, grad_ND, [weight, first, second], numbers.for_kernels())
 
 
 def partial_rowwise_adam(
@@ -132,7 +130,7 @@ def partial_rowwise_adam(
     Arguments as `adam` takes them, but that `second` is float32 [rows].
     """
     homes = [weight, first, second]
-    _in_threads(_partial_rowwise_adam, named, grad_ND, homes, numbers.for_kernels())
+    _take(_partial_rowwise_adam, named, grad_ND, homes, numbers.for_kernels())
 
 
 class _Batch(NamedTuple):
@@ -266,7 +264,7 @@ def _partial_rowwise_adam(
             weight[row, d] -= row_rate * mean
 
 
-def _in_threads(
+def _take(
     kernel: Callable[..., None],
     named: NamedRows,
     grad_ND: Tensor,
@@ -274,22 +272,9 @@ def _in_threads(
     *numbers: np.float32 | _Numbers,
 ) -> None:
     """Run a kernel over parts of the rows with about equally many ids, as many as torch uses."""
-    for given in (grad_ND, *homes):
-        if given.dtype != torch.float32:
-            raise TypeError(f"a step of {given.dtype}; on CPU tables and gradients are float32")
-    total = named.order_N.numel()
-    parts = max(1, min(torch.get_num_threads(), total // _FEWEST_IDS))
-    cuts = torch.arange(parts + 1) * total // parts
-    bounds = torch.searchsorted(named.start_U1, cuts).tolist()
+    for value in (grad_ND, *homes):
+        if value.dtype != torch.float32:
+            raise TypeError(f"a step of {value.dtype}; on CPU tables and gradients are float32")
     batch = _Batch(*(given.numpy() for given in (*named, grad_ND.contiguous())))
-    rest: list[Any] = [batch, *(home.numpy() for home in homes), *numbers]
-    started = [_threads().submit(kernel, begin, end, *rest) for begin, end in pairwise(bounds[1:])]
-    kernel(bounds[0], bounds[1], *rest)
-    for part in started:
-        part.result()
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    """That wait for work without spinning; the caller's own thread does a part too."""
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="row_steps")
+    given: Any = (batch, *(home.numpy() for home in homes), *numbers)
+    in_threads(kernel, named.start_U1, given, fewest=_FEWEST_IDS)

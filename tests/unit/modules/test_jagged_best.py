@@ -1,10 +1,11 @@
-"""Kernels of the search, run by Triton's interpreter on the CPU, or on the GPU where there is one.
+"""Kernels of the search: Triton's, by its interpreter where no GPU is, and a CPU's compiled loops.
 
 They are compared with float64, with `torch.topk`, and with the model without them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import itertools
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import modules
-from modules import jagged_search
+from modules import jagged_best, jagged_search
 from modules.attention import AttentionConfig
 from modules.head import HeadConfig
-from modules.jagged_best import Best, decoded, fold_size, gradients_in_order, keep_best
+from modules.jagged_best import Best, keep_best
+from modules.jagged_gpu import decoded, fold_size, gradients_in_order
 from modules.model_config import RankerConfig
 from modules.search import SearchConfig
 from modules.serving import ServedRanker
@@ -33,14 +35,25 @@ from trainer.bench import search as bench
 from trainer.bench.data import uniform_batch
 from trainer.distributed import run_context
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("triton"), reason="Triton has no wheel for this machine"
-)
 _OF_TRITON = re.compile(r"triton(\.(?!_C)|$)|modules\.jagged_kernels$")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module", autouse=True, params=["triton", "loops"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which of the two this file's tests are about; each test is there for both."""
+    kind = request.param
+    if kind == "triton" and not importlib.util.find_spec("triton"):
+        pytest.skip("Triton has no wheel for this machine")
+    if kind == "loops" and DEVICE.type == "cuda":
+        pytest.skip("the tensors of these tests are on a GPU")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jagged_best, "on_gpu", lambda _: kind == "triton")
+        with interpreter() if kind == "triton" else contextlib.nullcontext():
+            yield kind
+
+
+@contextlib.contextmanager
 def interpreter() -> Iterator[None]:
     """Whether a kernel is interpreted, Triton asks where it is defined: its own ones at its import.
 
@@ -62,11 +75,11 @@ def interpreter() -> Iterator[None]:
     triton()
     sys.modules.update(before)
     # `from modules import ...` finds what the package holds.
-    kernels = before.get("modules.jagged_kernels")
-    if kernels is None:
+    earlier = before.get("modules.jagged_kernels")
+    if earlier is None:
         del modules.jagged_kernels
     else:
-        modules.jagged_kernels = kernels
+        modules.jagged_kernels = earlier
 
 
 def offsets(lengths: list[int]) -> Tensor:
@@ -329,7 +342,7 @@ def test_the_kernels_leave_what_they_do_not_know_to_torch(name, tmp_path, monkey
 def test_more_kept_than_the_kernels_hold_is_searched_by_torch(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
     for most, by_kernels in ((3, True), (2, False)):
-        monkeypatch.setattr(jagged_search, "MOST_KEPT", most)
+        monkeypatch.setitem(jagged_search.MOST_KEPT, DEVICE.type, most)
         assert bool(step(MODELS["dare"], read(users(), "user", tmp_path))[1]) == by_kernels
 
 
@@ -376,17 +389,18 @@ def test_what_the_bench_measures_keeps_what_torch_keeps() -> None:
         given = batch.features, bench._grid(batch), model.lookup(batch)
         found, expected = model.search_jagged(*given), model.search(*given)
     assert found.sort().values.equal(expected.sort().values)
-    assert not model.is_jagged(torch.device("cpu"), 10)
+    assert [model.is_jagged(torch.device("cpu"), longest) for longest in (5, 4)] == [True, False]
 
 
-def test_only_a_gpu_with_triton_outside_of_a_graph_is_a_place_for_them(monkeypatch) -> None:
-    runs = jagged_search.runs_on
-    assert [runs(torch.device(name)) for name in ("cuda", "cpu", "meta")] == [True, False, False]
+def test_a_cpu_and_a_gpu_with_triton_outside_of_a_graph_are_places_for_them(monkeypatch) -> None:
+    runs, places = jagged_search.runs_on, [torch.device(name) for name in ("cuda", "cpu", "meta")]
+    monkeypatch.setattr(jagged_search, "_has_triton", lambda: True)
+    assert [runs(place) for place in places] == [True, True, False]
     with monkeypatch.context() as patch:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert not runs(torch.device("cuda"))
+        assert not any(map(runs, places))
     monkeypatch.setattr(jagged_search, "_has_triton", lambda: False)
-    assert not runs(torch.device("cuda"))
+    assert [runs(place) for place in places] == [False, True, False]
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from modules.jagged_best import (
+from modules.jagged_gpu import (
     BLOCK_CANDIDATES,
     BLOCK_HISTORY,
     FOLDING_WARPS,

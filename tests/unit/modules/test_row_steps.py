@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modules import row_steps
 from modules.row_steps import AdamNumbers, NamedRows, named_rows
+from modules.threads import pool
 
 ROWS, WIDTH, IDS = 700, 5, 20_000
 ADAM = AdamNumbers(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-3, step=3)
@@ -20,12 +21,12 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    row_steps._threads.cache_clear()
+    pool.cache_clear()
 
 
 def use(threads: int) -> None:
     torch.set_num_threads(threads)
-    row_steps._threads.cache_clear()
+    pool.cache_clear()
 
 
 def batch() -> tuple[NamedRows, Tensor, list[Tensor]]:
