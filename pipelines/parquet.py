@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines.ids import IdRules, hash_ids, rows_option
 from pipelines.interval import Clock
-from pipelines.ragged import flat
+from pipelines.ragged import flat, one_array
 from pipelines.requests import Requests
 from pipelines.row_groups import RowRange, read_rows
 from pipelines.schema import FEATURES, INTERVAL, Layout, history_column
@@ -170,16 +170,14 @@ class _RowReader:
             at = int(np.flatnonzero(pc.is_null(column).to_numpy(zero_copy_only=False))[0])
             entry = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
             raise self._error(owner[entry], f"{name} has a null; every entry needs a value")
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        values: np.ndarray = one_array(column).to_numpy(zero_copy_only=False)
         if values.dtype == np.uint64 and values.size and values.max() > _LARGEST:
             at = int(np.flatnonzero(values > _LARGEST)[0])
             entry = at if offsets is None else int(np.searchsorted(offsets, at, side="right")) - 1
             raise self._error(
                 owner[entry], f"{name} has {values[at]}; integers go to {_LARGEST}: make them int64"
             )
-        return values.astype(np.int64) if values.dtype.kind in "iu" else values
+        return values.astype(np.int64, copy=False) if values.dtype.kind in "iu" else values
 
     def _to_rows(
         self, ids: np.ndarray, kind: str, name: str, owner: np.ndarray, offsets: np.ndarray
@@ -191,9 +189,9 @@ class _RowReader:
             hashed = hash_ids(ids, rows)
             # 0 of a further feature is what a target without it has.
             return hashed if kind in FEATURES else np.where(ids == 0, 0, hashed)
-        bad = (ids < 0) | (ids >= rows)
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
+        # One pass over good ids: read as unsigned, a negative one is large.
+        if ids.size and ids.view(np.uint64).max() >= rows:
+            at = int(np.flatnonzero((ids < 0) | (ids >= rows))[0])
             row = owner[np.searchsorted(offsets, at, side="right") - 1]
             raise self._error(
                 row,

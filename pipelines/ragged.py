@@ -8,10 +8,17 @@ import pyarrow as pa
 
 def flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
     """A list column as flat values and int64 offsets that start at 0, without copies of values."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_array(column)
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
     return values, offsets - offsets[0]
+
+
+def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """The same values in one piece; copied only where they lie in several."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def list_column(values: np.ndarray | pa.Array, offsets: np.ndarray) -> pa.ListArray:

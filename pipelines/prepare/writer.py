@@ -251,7 +251,12 @@ class _SplitWriter:
         self._files.append((path, 0))
         self._stream = storage.open_file(storage.join(self._folder, path), "wb")
         self._writer = pq.ParquetWriter(
-            self._stream, self._columns, compression="zstd", use_dictionary=False
+            self._stream,
+            self._columns,
+            compression="zstd",
+            use_dictionary=False,
+            # Bytes that are alike come together: zstd packs them smaller, and in half the time.
+            use_byte_stream_split=True,
         )
         self._behaviours_in_file = 0
 

@@ -193,6 +193,15 @@ def test_row_groups_and_files_are_cut_by_behaviours(
     assert groups == [4, 4, 2, 4, 4, 2]
 
 
+def test_bytes_of_numbers_are_split_for_compression(tmp_path: Path) -> None:
+    group = pq.ParquetFile(tmp_path / write(tmp_path, layout="user").splits["train"].files[0].path)
+    columns = [group.metadata.row_group(0).column(n) for n in range(group.metadata.num_columns)]
+    assert len(columns) > 5
+    for column in columns:
+        assert "BYTE_STREAM_SPLIT" in column.encodings, column.path_in_schema
+        assert column.compression == "ZSTD"
+
+
 def test_a_split_nobody_added_to_is_an_empty_file(tmp_path: Path) -> None:
     schema = write(tmp_path, layout="user")
     (file,) = schema.splits["test"].files
