@@ -17,6 +17,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from modules.embedding import Embeddings, Use
+from modules.feature_rows import FeatureRows
 
 
 class _Table(NamedTuple):
@@ -27,11 +28,11 @@ class _Table(NamedTuple):
 
 
 def balanced(
-    rows: Mapping[Use, Tensor],
+    rows: Mapping[Use, FeatureRows],
     positions: Mapping[Use, Tensor],
     features: KeyedJaggedTensor,
     embeddings: Embeddings,
-) -> tuple[dict[Use, Tensor], dict[Use, Tensor]]:
+) -> tuple[dict[Use, FeatureRows], dict[Use, Tensor]]:
     """The same values, whose gradients meet in equal sizes.
 
     Args:
@@ -51,17 +52,17 @@ def balanced(
         start += width
     views = _Balance.apply(  # type: ignore[no-untyped-call]
         tables,
-        rows["attention_history"],
-        rows["attention_target"],
+        rows["attention_history"].joined,
+        rows["attention_target"].joined,
         positions["attention_history"],
     )
     histories, targets, places = views[0:2], views[2:4], views[4:6]
     return (
         {
-            "attention_history": histories[0],
-            "representation_history": histories[1],
-            "attention_target": targets[0],
-            "representation_target": targets[1],
+            "attention_history": FeatureRows(histories[0]),
+            "representation_history": FeatureRows(histories[1]),
+            "attention_target": FeatureRows(targets[0]),
+            "representation_target": FeatureRows(targets[1]),
         },
         {
             "attention_history": places[0],

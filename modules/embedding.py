@@ -24,6 +24,7 @@ from torchrec import (
     KeyedJaggedTensor,
 )
 
+from modules.feature_rows import FeatureRows
 from modules.pooled import PooledEmbeddings, Rows, Searched, Side
 from modules.widths import FIRST, WidthsConfig
 
@@ -228,7 +229,7 @@ class Embeddings(nn.Module):
         """
         return {name: collection(features) for name, collection in self.collections.items()}
 
-    def view(self, lookups: Lookups, use: Use) -> Tensor:
+    def view(self, lookups: Lookups, use: Use) -> FeatureRows:
         """What one use sees of its behaviours or targets.
 
         Args:
@@ -236,14 +237,14 @@ class Embeddings(nn.Module):
             use: the reader.
 
         Returns:
-            Item, category and all other features that are looked up side by side, [N, D].
+            Item, category and all other features that are looked up.
         """
         space, side = self.config.space(use), use.rpartition("_")[2]
         parts = []
         for table, width in self.config.table_widths(space).items():
             found = cast(dict[str, JaggedTensor], lookups[f"{space}_{width}"])
             parts.append(found[f"{side}_{table}"].values())
-        return torch.cat(parts, dim=1)
+        return FeatureRows(*parts)
 
     def rows(self, lookups: Lookups, space: str) -> Rows:
         """The rows of a space that stay on their shards."""

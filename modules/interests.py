@@ -121,7 +121,7 @@ class Interests(nn.Module):
         kept = Kept(
             index_RQK, kept.valid_RMK.gather(2, order_RQK), kept.weight_RMK.gather(2, order_RQK)
         )
-        row_RQKD = seen.grid.kept_rows(seen.rows["representation_history"], index_RQK)
+        row_RQKD = seen.kept_rows("representation_history", index_RQK)
         position_RQKP = seen.history_position("representation_history")[index_RQK]
         value_RQKD = torch.cat([row_RQKD, position_RQKP], dim=3)
         # Not multiplied: what padding reads may be anything.

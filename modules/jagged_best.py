@@ -9,6 +9,7 @@ total, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from modules import jagged_gpu, jagged_host
+from modules.feature_rows import FeatureRows
 
 
 class Best(NamedTuple):
@@ -30,7 +32,7 @@ class Best(NamedTuple):
 
 
 def keep_best(
-    history_ND: Tensor,
+    history: Sequence[Tensor],
     query_RMD: Tensor,
     position_L: Tensor,
     offset_R1: Tensor,
@@ -41,7 +43,7 @@ def keep_best(
     """The behaviours with the largest `factor * query . history + position`.
 
     Args:
-        history_ND: jagged rows of the behaviours, of any floating type.
+        history: jagged rows of the behaviours, [N, D] of one floating type, or feature by feature.
         query_RMD: of the targets, of any floating type.
         position_L: float32, what a column adds.
         offset_R1: int64, where each history starts, with the total at the end.
@@ -53,13 +55,13 @@ def keep_best(
     """
     if not 1 <= top_k <= position_L.numel():
         raise ValueError(f"top_k is {top_k}, columns are {position_L.numel()}; give 1 to as many")
-    if history_ND.size(1) != query_RMD.size(2):
+    width = sum(part_ND.size(1) for part_ND in history)
+    if width != query_RMD.size(2):
         raise ValueError(
-            f"behaviours are {history_ND.size(1)} wide, targets {query_RMD.size(2)}; they must be "
-            "equally wide"
+            f"behaviours are {width} wide, targets {query_RMD.size(2)}; they must be equally wide"
         )
     found = _KeepBest.apply(  # type: ignore[no-untyped-call]
-        history_ND, query_RMD, position_L, offset_R1, factor, top_k
+        query_RMD, position_L, offset_R1, factor, top_k, *history
     )
     return Best(*found)
 
@@ -68,43 +70,44 @@ class _KeepBest(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        history_ND: Tensor,
         query_RMD: Tensor,
         position_L: Tensor,
         offset_R1: Tensor,
         factor: float,
         top_k: int,
+        *history: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if history_ND.stride(1) != 1:
-            history_ND = history_ND.contiguous()
-        query_RMD = query_RMD.contiguous()
-        ctx.on = jagged_gpu if on_gpu(history_ND) else jagged_host
+        ctx.on = jagged_gpu if on_gpu(query_RMD) else jagged_host
+        prepared, query_RMD = ctx.on.prepared(history), query_RMD.contiguous()
         score_RMK, index_RMK, valid_RMK = ctx.on.best(
-            history_ND, query_RMD, position_L.contiguous(), offset_R1, factor, top_k
+            prepared, query_RMD, position_L.contiguous(), offset_R1, factor, top_k
         )
-        ctx.save_for_backward(history_ND, query_RMD, offset_R1, index_RMK, valid_RMK)
+        ctx.save_for_backward(query_RMD, offset_R1, index_RMK, valid_RMK, *prepared)
         ctx.factor, ctx.columns = factor, position_L.numel()
+        ctx.kinds = [(part_ND.size(1), part_ND.dtype) for part_ND in history]
         ctx.mark_non_differentiable(index_RMK, valid_RMK)
         return score_RMK, index_RMK, valid_RMK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_RMK: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        history_ND, query_RMD, offset_R1, index_RMK, valid_RMK = ctx.saved_tensors
+        query_RMD, offset_R1, index_RMK, valid_RMK, *prepared = ctx.saved_tensors
         gradient_RMK = gradient_RMK.float().where(valid_RMK, 0)
         of_position_L = gradient_RMK.new_zeros(ctx.columns)
         of_position_L.index_add_(0, index_RMK.flatten(), gradient_RMK.flatten())
         gradient_RMK = (gradient_RMK * ctx.factor).contiguous()
-        of_history_ND, of_query_RMD = ctx.on.gradients(
-            history_ND, query_RMD, offset_R1, index_RMK, gradient_RMK
+        of_history, of_query_RMD = ctx.on.gradients(
+            prepared, query_RMD, offset_R1, index_RMK, gradient_RMK
         )
+        widths = [width for width, _ in ctx.kinds]
+        of_parts = FeatureRows(*of_history).by_width(widths)
         return (
-            of_history_ND.to(history_ND.dtype),
             of_query_RMD.to(query_RMD.dtype),
             of_position_L,
             None,
             None,
             None,
+            *(of_ND.to(dtype) for of_ND, (_, dtype) in zip(of_parts, ctx.kinds, strict=True)),
         )
 
 

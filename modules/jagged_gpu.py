@@ -9,10 +9,13 @@ folds of a history, C candidates of a target, N jagged total, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+
+from modules.feature_rows import FeatureRows
 
 _FOLD = 16
 """Behaviours of a fold where histories are long."""
@@ -26,43 +29,52 @@ FOLDING_WARPS = 8
 _LAST_COLUMN = 0x7FFFFFFF
 
 
+def prepared(history: Sequence[Tensor]) -> list[Tensor]:
+    """Rows as `best` and `gradients` read them: joined, each row's numbers beside each other."""
+    joined_ND = FeatureRows(*history).joined
+    return [joined_ND if joined_ND.stride(1) == 1 else joined_ND.contiguous()]
+
+
 def best(
-    history_ND: Tensor,
+    history: Sequence[Tensor],
     query_RMD: Tensor,
     position_L: Tensor,
     offset_R1: Tensor,
     factor: float,
     top_k: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns and validity of `jagged_best.Best`; arguments as `keep_best` takes them."""
+    """Scores, columns and validity of `jagged_best.Best`; rows are prepared, all else as there."""
+    (history_ND,) = history
     with _device_of(history_ND):
         key_RMK = _best_keys(history_ND, query_RMD, position_L, offset_R1, factor, top_k)
     return decoded(key_RMK)
 
 
 def gradients(
-    history_ND: Tensor,
+    history: Sequence[Tensor],
     query_RMD: Tensor,
     offset_R1: Tensor,
     index_RMK: Tensor,
     gradient_RMK: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """Gradients of `query . history`, float32.
 
     Args:
-        history_ND: jagged rows of the behaviours.
+        history: jagged rows of the behaviours, prepared.
         query_RMD: of the targets.
         offset_R1: where each history starts, with the total at the end.
         index_RMK: columns of what was kept.
         gradient_RMK: of the products; 0 on padding.
     """
+    (history_ND,) = history
     row_RMK = index_RMK + offset_R1[:-1, None, None]
     # Padding names column 0, which need not be there.
     row_RMK = row_RMK.clamp(max=max(0, history_ND.size(0) - 1))
     # Sums of atomic additions differ from run to run.
     add_up = gradients_in_order if torch.are_deterministic_algorithms_enabled() else _add_gradients
     with _device_of(history_ND):
-        return add_up(history_ND, query_RMD, row_RMK, gradient_RMK)
+        of_history_ND, of_query_RMD = add_up(history_ND, query_RMD, row_RMK, gradient_RMK)
+    return [of_history_ND], of_query_RMD
 
 
 def decoded(key_RMK: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """The K best behaviours of jagged histories, by loops that are compiled for the processor.
 
-A row is read once and multiplied with all targets of its request; the K best of each are kept in
-order, so that few scores are more than compared. Threads share the requests.
+A request's rows are read from memory once; the K best of a target are kept in order, so
+that few scores are more than compared. Threads share the requests.
 Letters: R requests, M targets a request, L behaviours of the longest history, K kept, N jagged
 total, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,79 +24,96 @@ Integers = npt.NDArray[np.int64]
 
 _FEWEST_BEHAVIOURS = 4096
 """That are worth a thread of their own."""
+_BLOCK = 256
+"""Behaviours that are scored at once, for all targets."""
+_MANY_TARGETS = 8
+"""Of a request, for which rows are turned first."""
 
 
 class _Histories(NamedTuple):
-    """Of a batch, with the targets that search them."""
+    """Of a batch, feature by feature, with the targets that search them."""
 
-    row_ND: Floats
+    parts: tuple[Floats, ...]
     query_RMD: Floats
     offset_R1: Integers
 
 
+def prepared(history: Sequence[Tensor]) -> list[Tensor]:
+    """Rows as `best` and `gradients` read them, feature by feature as they come."""
+    return [part_ND.float().contiguous() for part_ND in history]
+
+
 def best(
-    history_ND: Tensor,
+    history: Sequence[Tensor],
     query_RMD: Tensor,
     position_L: Tensor,
     offset_R1: Tensor,
     factor: float,
     top_k: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns and validity of `jagged_best.Best`; arguments as `keep_best` takes them."""
+    """Scores, columns and validity of `jagged_best.Best`; rows are prepared, all else as there."""
     shape = (*query_RMD.shape[:2], top_k)
     score_RMK, index_RMK = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
-    in_threads(
-        _keep,
-        offset_R1,
-        (
-            _histories(history_ND, query_RMD, offset_R1),
-            position_L.detach().numpy(),
-            np.float32(factor),
-            score_RMK.numpy(),
-            index_RMK.numpy(),
-        ),
-        fewest=_FEWEST_BEHAVIOURS,
-    )
+    histories = _histories(history, query_RMD, offset_R1)
+    columns = position_L.float().numpy(), np.float32(factor)
+    given = histories, *columns, score_RMK.numpy(), index_RMK.numpy()
+    in_threads(_keep, offset_R1, given, fewest=_FEWEST_BEHAVIOURS)
     valid_RMK = torch.arange(top_k) < offset_R1.diff()[:, None, None]
     return score_RMK, index_RMK, valid_RMK.expand(shape)
 
 
 def gradients(
-    history_ND: Tensor,
+    history: Sequence[Tensor],
     query_RMD: Tensor,
     offset_R1: Tensor,
     index_RMK: Tensor,
     gradient_RMK: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """As `jagged_gpu.gradients`; a row's are added up target by target."""
-    of_history_ND = torch.empty(history_ND.shape)
+    of_history = [torch.empty_like(part_ND) for part_ND in history]
     of_query_RMD = torch.empty(query_RMD.shape)
-    in_threads(
-        _add_gradients,
-        offset_R1,
-        (
-            _histories(history_ND, query_RMD, offset_R1),
-            index_RMK.numpy(),
-            gradient_RMK.numpy(),
-            of_history_ND.numpy(),
-            of_query_RMD.numpy(),
-        ),
-        fewest=_FEWEST_BEHAVIOURS,
-    )
-    return of_history_ND, of_query_RMD
+    histories = _histories(history, query_RMD, offset_R1)
+    sums = tuple(part_ND.numpy() for part_ND in of_history), of_query_RMD.numpy()
+    given = histories, index_RMK.numpy(), gradient_RMK.numpy(), *sums
+    in_threads(_add_gradients, offset_R1, given, fewest=_FEWEST_BEHAVIOURS)
+    return of_history, of_query_RMD
 
 
-def _histories(history_ND: Tensor, query_RMD: Tensor, offset_R1: Tensor) -> _Histories:
-    row_ND, query_RMD = (value.detach().float().contiguous() for value in (history_ND, query_RMD))
-    return _Histories(row_ND.numpy(), query_RMD.numpy(), offset_R1.numpy())
+def _histories(history: Sequence[Tensor], query_RMD: Tensor, offset_R1: Tensor) -> _Histories:
+    parts = tuple(part_ND.numpy() for part_ND in history)
+    return _Histories(parts, query_RMD.float().numpy(), offset_R1.numpy())
 
 
 @compiled_in_any_order
-def _dot(row_ND: Floats, row: int, query_RMD: Floats, request: int, target: int) -> np.float32:
-    total = np.float32(0.0)
-    for d in range(row_ND.shape[1]):
-        total += row_ND[row, d] * query_RMD[request, target, d]
-    return total
+def _add_dots(score_B: Floats, part_ND: Floats, first: int, query_D: Floats) -> None:
+    """Add a target's products with rows, from the first on: number by number of a row."""
+    for b in range(score_B.size):
+        total = np.float32(0.0)
+        for d in range(query_D.size):
+            total += part_ND[first + b, d] * query_D[d]
+        score_B[b] += total
+
+
+@compiled
+def _turn(turned_DB: Floats, left: int, part_ND: Floats, first: int, size: int) -> None:
+    """Some rows, from the first on, as columns, of which they fill a part."""
+    for b in range(size):
+        for d in range(part_ND.shape[1]):
+            turned_DB[left + d, b] = part_ND[first + b, d]
+
+
+@compiled
+def _add_turned(score_B: Floats, turned_DB: Floats, query_D: Floats) -> None:
+    """As `_add_dots`, for rows that have been turned: four of their numbers at a time."""
+    fours = query_D.size // 4 * 4
+    for d in range(0, fours, 4):
+        one, two, three, four = query_D[d], query_D[d + 1], query_D[d + 2], query_D[d + 3]
+        for b in range(score_B.size):
+            score_B[b] += one * turned_DB[d, b] + two * turned_DB[d + 1, b]
+            score_B[b] += three * turned_DB[d + 2, b] + four * turned_DB[d + 3, b]
+    for d in range(fours, query_D.size):
+        for b in range(score_B.size):
+            score_B[b] += query_D[d] * turned_DB[d, b]
 
 
 @compiled
@@ -104,13 +122,17 @@ def _better(score: np.float32, than: np.float32) -> bool:
 
 
 @compiled
-def _insert(score_K: Floats, index_K: Integers, score: np.float32, column: int) -> None:
-    """Put a column among the best of those before it, which are in order; where K are, one goes."""
-    place = min(column, score_K.size - 1)
-    while place > 0 and _better(score, score_K[place - 1]):
-        score_K[place], index_K[place] = score_K[place - 1], index_K[place - 1]
-        place -= 1
-    score_K[place], index_K[place] = score, column
+def _keep_best(score_B: Floats, begin: int, score_K: Floats, index_K: Integers) -> None:
+    """Keep the K largest of all scores so far in order; of equal ones the first, NaN before all."""
+    for b in range(score_B.size):
+        score, column = score_B[b], begin + b
+        place = min(column, score_K.size - 1)
+        if column > place and not _better(score, score_K[place]):
+            continue
+        while place > 0 and _better(score, score_K[place - 1]):
+            score_K[place], index_K[place] = score_K[place - 1], index_K[place - 1]
+            place -= 1
+        score_K[place], index_K[place] = score, column
 
 
 @compiled
@@ -123,18 +145,33 @@ def _keep(
     score_RMK: Floats,
     index_RMK: Integers,
 ) -> None:
-    row_ND, query_RMD, offset_R1 = histories
-    targets, top_k = score_RMK.shape[1:]
+    parts, query_RMD, offset_R1 = histories
+    _, targets, width = query_RMD.shape
+    all_B = np.empty(_BLOCK, np.float32)
+    turned_DB = np.empty((width, _BLOCK), np.float32)
     for request in range(begin, end):
-        first = offset_R1[request]
-        for column in range(offset_R1[request + 1] - first):
+        length = offset_R1[request + 1] - offset_R1[request]
+        for start in range(0, length, _BLOCK):
+            size, first = min(_BLOCK, length - start), offset_R1[request] + start
+            score_B = all_B[:size]
+            if targets >= _MANY_TARGETS:
+                left = 0
+                for part_ND in parts:
+                    _turn(turned_DB, left, part_ND, first, size)
+                    left += part_ND.shape[1]
             for target in range(targets):
-                product = _dot(row_ND, first + column, query_RMD, request, target)
-                score = factor * product + position_L[column]
-                worst = score_RMK[request, target, top_k - 1]
-                if column < top_k or _better(score, worst):
-                    kept_K = score_RMK[request, target]
-                    _insert(kept_K, index_RMK[request, target], score, column)
+                score_B[:] = 0.0
+                if targets >= _MANY_TARGETS:
+                    _add_turned(score_B, turned_DB, query_RMD[request, target])
+                else:
+                    left = 0
+                    for part_ND in parts:
+                        right = left + part_ND.shape[1]
+                        _add_dots(score_B, part_ND, first, query_RMD[request, target, left:right])
+                        left = right
+                for b in range(size):
+                    score_B[b] = factor * score_B[b] + position_L[start + b]
+                _keep_best(score_B, start, score_RMK[request, target], index_RMK[request, target])
 
 
 @compiled
@@ -144,21 +181,25 @@ def _add_gradients(
     histories: _Histories,
     index_RMK: Integers,
     gradient_RMK: Floats,
-    of_row_ND: Floats,
+    of_parts: tuple[Floats, ...],
     of_query_RMD: Floats,
 ) -> None:
-    row_ND, query_RMD, offset_R1 = histories
+    parts, query_RMD, offset_R1 = histories
     targets, top_k = gradient_RMK.shape[1:]
     for request in range(begin, end):
         first = offset_R1[request]
-        of_row_ND[first : offset_R1[request + 1]] = 0.0
         of_query_RMD[request] = 0.0
-        for target in range(targets):
-            for k in range(top_k):
-                gradient = gradient_RMK[request, target, k]
-                if gradient == 0.0:  # Padding; and a row of NaN times 0 would be NaN.
-                    continue
-                row = first + index_RMK[request, target, k]
-                for d in range(row_ND.shape[1]):
-                    of_row_ND[row, d] += gradient * query_RMD[request, target, d]
-                    of_query_RMD[request, target, d] += gradient * row_ND[row, d]
+        left = 0
+        for n in range(len(parts)):
+            part_ND, of_part_ND = parts[n], of_parts[n]
+            of_part_ND[first : offset_R1[request + 1]] = 0.0
+            for target in range(targets):
+                for k in range(top_k):
+                    gradient = gradient_RMK[request, target, k]
+                    if gradient == 0.0:  # Padding; and a row of NaN times 0 would be NaN.
+                        continue
+                    row = first + index_RMK[request, target, k]
+                    for d in range(part_ND.shape[1]):
+                        of_part_ND[row, d] += gradient * query_RMD[request, target, left + d]
+                        of_query_RMD[request, target, left + d] += gradient * part_ND[row, d]
+            left += part_ND.shape[1]

@@ -83,7 +83,7 @@ def best_of(search: SearchUnit, seen: Seen) -> Best:
         one, zero = torch.ones(()), torch.zeros(())
         factor = float(scaled(scorer.scale, one, zero, widths))
         return keep_best(
-            seen.rows["attention_history"],
+            seen.rows["attention_history"].parts,
             seen.target_RMD("attention_target"),
             position_L,
             seen.grid.history_offset_R1,

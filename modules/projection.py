@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.embedding import USES, EmbeddingsConfig, Use
+from modules.feature_rows import FeatureRows
 
 Feature = Literal["item", "category", "position"]
 
@@ -79,7 +79,7 @@ class ProjectionConfig:
 
 
 class UseProjection(nn.Module):
-    """What one use reads. Called with rows of item and category side by side.
+    """What one use reads. Called with rows of item, category and what else is looked up.
 
     Args:
         features: a projection by feature, none for those that are read as they are.
@@ -96,17 +96,16 @@ class UseProjection(nn.Module):
         self._widths = [width for name, width in widths.items() if name != "position"]
         self._names = [name for name in widths if name != "position"]
 
-    def forward(self, rows_ND: Tensor) -> Tensor:
+    def forward(self, rows: FeatureRows) -> FeatureRows:
         """Rows of behaviours or targets as the use sees them, feature by feature."""
         if not any(name in self.features for name in self._names):
-            return rows_ND
-        parts = torch.split(rows_ND, self._widths, dim=1)
-        return torch.cat(
-            [
+            return rows
+        parts = rows.by_width(self._widths)
+        return FeatureRows(
+            *(
                 self.features[name](part) if name in self.features else part
                 for name, part in zip(self._names, parts, strict=True)
-            ],
-            dim=1,
+            )
         )
 
     def position(self, table_LP: Tensor) -> Tensor:

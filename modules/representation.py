@@ -43,13 +43,13 @@ class UnpooledReader:
     def whole(self, seen: Seen, weight_RCL: Tensor) -> Represented:
         """Sum whole histories."""
         history_RCD = pool_all(weight_RCL, seen.history_RLD("representation_history"))
-        return Represented(seen.rows["representation_target"], history_RCD)
+        return Represented(seen.rows["representation_target"].joined, history_RCD)
 
     def kept(self, seen: Seen, kept: Kept) -> Represented:
         """Sum what the search has kept."""
-        row_RMKD = seen.grid.kept_rows(seen.rows["representation_history"], kept.index_RMK)
+        row_RMKD = seen.kept_rows("representation_history", kept.index_RMK)
         history_RMD = pool_kept(kept.weight_RMK, row_RMKD)
-        return Represented(seen.rows["representation_target"], history_RMD)
+        return Represented(seen.rows["representation_target"].joined, history_RMD)
 
 
 class PooledReader:
@@ -83,7 +83,7 @@ class PooledReader:
 
     def _target(self, seen: Seen, rows: Rows) -> Tensor:
         if not self._target_too:
-            return seen.rows["representation_target"]
+            return seen.rows["representation_target"].joined
         return torch.cat(rows.targets(), dim=1)
 
 
@@ -116,7 +116,7 @@ class ShardDots:
         if self._target_too:
             targets = rows.targets()
         else:
-            targets = self._embeddings.by_table(seen.rows["attention_target"], self._space)
+            targets = self._embeddings.by_table(seen.rows["attention_target"].joined, self._space)
         return rows.dots([grid.targets(target_TD) for target_TD in targets], grid.num_history)
 
 

@@ -95,7 +95,7 @@ class JoinedDotScorer(nn.Module):
         )
         position_LP = seen.history_position("attention_history")
         key_LD = F.linear(position_LP, of_position, history.joined.bias)
-        key_ND = F.linear(seen.rows["attention_history"], of_rows)
+        key_ND = F.linear(seen.rows["attention_history"].joined, of_rows)
         key_RLD = seen.grid.history(key_ND) + key_LD
         content, position = (
             query_RMD[..., part] @ key_RLD[..., part].transpose(1, 2)
@@ -162,7 +162,7 @@ class MultiHeadScorer(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         """Score every behaviour of a request against each of its targets, head by head."""
-        rows_TD = seen.rows["attention_target"]
+        rows_TD = seen.rows["attention_target"].joined
         query_THD = torch.unflatten(self.query(rows_TD), 1, (self.heads, self.head_width))
         key_HDD = self.key.weight.view(self.heads, self.head_width, -1)
         folded_TC = torch.einsum("thd,hde->the", query_THD, key_HDD).flatten(1)

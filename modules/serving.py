@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.embedding import USES, Embeddings, Use
+from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
 from modules.interaction import Interaction, RankerOutput, Scores
 from modules.model_config import RankerConfig
@@ -40,7 +41,7 @@ class Found(NamedTuple):
     """What `find` tells `predict`."""
 
     scores: Scores | None
-    """None where a GPU has searched without writing them down."""
+    """None where kernels have searched without writing them down."""
     kept: Kept
 
 
@@ -173,7 +174,9 @@ class ServedRanker(nn.Module):
             "attention_history": attention_history_NA,
         }
         seen = self._see(rows, {}, torch.tensor(attention_history_NA.size(0)))
-        target_TA, key_NA = (seen.rows[use] for use in ("attention_target", "attention_history"))
+        target_TA, key_NA = (
+            seen.rows[use].joined for use in ("attention_target", "attention_history")
+        )
         position_P = seen.target_position("attention_target")
         position_N = seen.history_position("attention_history") @ position_P
         # The score is linear in both products, so that these are its factors.
@@ -256,7 +259,9 @@ class ServedRanker(nn.Module):
             num_targets=target.size(0),
             total_targets=target.size(0),
         )
-        read: dict[Use, Tensor] = {use: uses[use](rows[use]) for use in USES if use in rows}
+        read: dict[Use, FeatureRows] = {
+            use: uses[use](FeatureRows(rows[use])) for use in USES if use in rows
+        }
         features: Any = {name: _Ids(value) for name, value in ids.items()}
         positions = {use: uses[use].position(interaction.positions.table(use)) for use in USES}
         return Seen({}, features, grid, read, positions)

@@ -16,6 +16,7 @@ from torchrec import KeyedJaggedTensor
 
 from modules.balance import balanced
 from modules.embedding import USES, Embeddings, Lookups, Use
+from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
 from modules.positions import Positions
 from modules.projection import UseProjection
@@ -30,9 +31,9 @@ class Seen:
     features: KeyedJaggedTensor
     """The ids."""
     grid: RequestGrid
-    rows: Mapping[Use, Tensor]
-    """Item and category side by side, of behaviours or of targets, [N, D]; of spaces that are
-    read one row a behaviour."""
+    rows: Mapping[Use, FeatureRows]
+    """Item, category and what else is read, of behaviours or of targets, [N, D]; of spaces that
+    are read one row a behaviour."""
     positions: Mapping[Use, Tensor]
     """The position table, row 0 for the target, 1 for the newest behaviour, [L + 1, P]."""
 
@@ -46,15 +47,19 @@ class Seen:
 
     def target_RMD(self, use: Use) -> Tensor:
         """Rows of the targets, zeros on padding."""
-        return self.grid.targets(self.rows[use])
+        return self.grid.targets(self.rows[use].joined)
 
     def history_RLD(self, use: Use) -> Tensor:
         """Rows of the behaviours, newest first, zeros on padding."""
-        return self.grid.history(self.rows[use])
+        return self.grid.history(self.rows[use].joined)
+
+    def kept_rows(self, use: Use, index_RMK: Tensor) -> Tensor:
+        """Rows of kept behaviours, [R, M, K, D]; padding has some behaviour's."""
+        return self.rows[use].pick(lambda part: self.grid.kept_rows(part, index_RMK))
 
     def joined_targets(self, use: Use) -> Tensor:
         """Rows of the targets with their position, [T, D + P]."""
-        rows_TD = self.rows[use]
+        rows_TD = self.rows[use].joined
         position_P = self.target_position(use)
         return torch.cat([rows_TD, position_P.expand(rows_TD.size(0), -1)], dim=1)
 
@@ -85,8 +90,8 @@ class Views:
         """
         embeddings, tables, uses = self._parts
         # A table that several uses read is put together once for all of them.
-        found: dict[tuple[str, str], Tensor] = {}
-        rows: dict[Use, Tensor] = {}
+        found: dict[tuple[str, str], FeatureRows] = {}
+        rows: dict[Use, FeatureRows] = {}
         for use in self._read:
             key = (embeddings.config.space(use), use.rpartition("_")[2])
             if key not in found:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from modules.embedding import USES, EmbeddingsConfig, Use
+from modules.feature_rows import FeatureRows
 from modules.projection import UseProjection
 
 Table = Literal["category", "position"]
@@ -132,9 +133,9 @@ class GradientWatch:
 
         return position
 
-    def _before(self, use: Use) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def give_its_own(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (self._watched("category", use, arguments[0]), *arguments[1:])
+    def _before(self, use: Use) -> Callable[[nn.Module, tuple[FeatureRows]], tuple[FeatureRows]]:
+        def give_its_own(_module: nn.Module, given: tuple[FeatureRows]) -> tuple[FeatureRows]:
+            return (FeatureRows(self._watched("category", use, given[0].joined)),)
 
         return give_its_own
 

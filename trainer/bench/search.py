@@ -52,8 +52,8 @@ def bench_search(
     """Measure the search alone: scores of all behaviours, then the best of them.
 
     It is the model's own code on rows that its own tables looked up. The lookup of these rows is
-    measured apart. On CUDA the search by kernels over jagged histories, which trains and serves
-    where only kept scores are asked for, stands beside torch's. Every repeat goes over all
+    measured apart. The search by kernels over jagged histories, which trains and serves where only
+    kept scores are asked for, stands beside torch's. Every repeat goes over all
     settings, so that what else the machine does meets all alike. Ids are uniform and histories
     full. The floor is what cannot be beaten where nothing is in a cache: bytes that must be read
     and written at the speed of a copy, or the products at that of a large matrix product, whichever

@@ -15,6 +15,7 @@ from torchrec import KeyedJaggedTensor
 
 from modules import jagged_search
 from modules.embedding import Lookups, Use
+from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
 from modules.projection import UseProjection
 from modules.ranker import Ranker
@@ -32,15 +33,20 @@ class SearchModel:
     collections: Sequence[str]
     """Those that attention reads."""
 
-    def lookup(self, batch: Batch) -> dict[Use, Tensor]:
-        """Rows of targets and behaviours, item and category side by side."""
+    def lookup(self, batch: Batch) -> dict[Use, FeatureRows]:
+        """Rows of targets and behaviours, joined as the search without kernels reads them."""
         embeddings = self.ranker.embeddings
         lookups: Lookups = {
             name: embeddings.collections[name](batch.features) for name in self.collections
         }
-        return {use: embeddings.view(lookups, use) for use in SEARCH_USES}
+        rows = {use: embeddings.view(lookups, use) for use in SEARCH_USES}
+        for found in rows.values():
+            assert found.joined.size(0) >= 0  # Joined now, and kept.
+        return rows
 
-    def _see(self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, Tensor]) -> Seen:
+    def _see(
+        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, FeatureRows]
+    ) -> Seen:
         interaction = self.ranker.interaction
         uses = {use: cast(UseProjection, interaction.uses[use]) for use in SEARCH_USES}
         return Seen(
@@ -52,7 +58,7 @@ class SearchModel:
         )
 
     def search(
-        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, Tensor]
+        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, FeatureRows]
     ) -> Tensor:
         """Score all behaviours and keep the best, index_RMK; projections of a use included."""
         search, seen = self.ranker.interaction.search, self._see(features, grid, rows)
@@ -60,9 +66,9 @@ class SearchModel:
         return cast(Tensor, index_RMK)
 
     def search_jagged(
-        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, Tensor]
+        self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, FeatureRows]
     ) -> Tensor:
-        """The same by kernels of a GPU, which write no scores down."""
+        """The same by kernels, which write no scores down."""
         best = jagged_search.best_of(
             self.ranker.interaction.search, self._see(features, grid, rows)
         )

@@ -10,6 +10,7 @@ from torchrec import KeyedJaggedTensor
 
 from modules.balance import balanced
 from modules.embedding import USES, Embeddings, EmbeddingsConfig, UsesConfig
+from modules.feature_rows import FeatureRows
 from modules.widths import WidthsConfig
 from tests.small import CPU, ROWS, SHARED
 
@@ -31,12 +32,12 @@ def gradients(attention: float, representation: float) -> tuple[torch.Tensor, ..
     history, target = (torch.zeros(n, 8, requires_grad=True) for n in (2, 1))
     table = torch.zeros(3, 1, requires_grad=True)
     sides = {"history": history, "target": target}
-    rows = {use: sides[use.rpartition("_")[2]] for use in USES}
+    rows = {use: FeatureRows(sides[use.rpartition("_")[2]]) for use in USES}
     rows, positions = balanced(rows, dict.fromkeys(USES, table), FEATURES, embeddings)
     total = torch.zeros(())
     for use in USES:
         factor = attention if use.startswith("attention") else representation
-        total = total + factor * (rows[use].sum() + positions[use][0, 0])
+        total = total + factor * (rows[use].joined.sum() + positions[use][0, 0])
     total.backward()
     assert history.grad is not None
     assert target.grad is not None
@@ -59,12 +60,12 @@ def test_rows_of_equal_ids_are_one_row_of_the_table() -> None:
     table = torch.zeros(3, 1, requires_grad=True)
     sides = {"history": history, "target": target}
     rows, _ = balanced(
-        {use: sides[use.rpartition("_")[2]] for use in USES},
+        {use: FeatureRows(sides[use.rpartition("_")[2]]) for use in USES},
         dict.fromkeys(USES, table),
         FEATURES,
         embeddings,
     )
-    (rows["attention_history"].sum() + rows["representation_target"].sum()).backward()
+    (rows["attention_history"].joined.sum() + rows["representation_target"].joined.sum()).backward()
     assert history.grad is not None
     # Item 5 has 2 in four numbers, norm 4; the target's item 1 in four, norm 2: half of 1.
     assert history.grad[:, :4].eq(0.5).all()

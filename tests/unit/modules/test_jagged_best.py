@@ -119,13 +119,14 @@ def check(best: Best, history, query, position, lengths: list[int], *, factor: f
         ([300, 0, 1, 129], 2, 40, 3, torch.float32),  # Folds; rows wider than a block.
         ([0, 257, 0], 17, 8, 4, torch.bfloat16),  # More targets than one block's least.
         ([200], 70, 16, 2, torch.float32),  # Two blocks of targets.
+        ([300, 7], 9, 13, 5, torch.float32),  # No block of anything is full.
         ([64, 20], 1, 256, 64, torch.float32),  # K of all columns.
         ([129, 130], 2, 20, 128, torch.bfloat16),
     ],
 )
 def test_the_best_are_those_of_all_scores(lengths, targets, width, top_k, dtype) -> None:
     history, query, position = drawn(lengths, targets, width, dtype, seed=3)
-    best = keep_best(history, query, position, offsets(lengths), factor=0.3, top_k=top_k)
+    best = keep_best([history], query, position, offsets(lengths), factor=0.3, top_k=top_k)
     assert best.index_RMK.shape == (len(lengths), targets, top_k)
     check(best, history, query, position, lengths, factor=0.3)
 
@@ -141,7 +142,7 @@ def test_the_best_are_those_of_all_scores(lengths, targets, width, top_k, dtype)
 def test_the_best_of_any_shape_are_those_of_all_scores(lengths, targets, width, top_k, seed):
     history, query, position = drawn(lengths, targets, width, torch.float32, seed)
     top_k = min(top_k, max(lengths))
-    best = keep_best(history, query, position, offsets(lengths), factor=-1.5, top_k=top_k)
+    best = keep_best([history], query, position, offsets(lengths), factor=-1.5, top_k=top_k)
     check(best, history, query, position, lengths, factor=-1.5)
 
 
@@ -149,7 +150,7 @@ def test_scores_and_order_are_those_worked_out_by_hand() -> None:
     history = torch.tensor([[1.0, 0], [0, 2], [3, 1], [5, 5]], device=DEVICE)
     query = torch.tensor([[[1.0, 2]], [[-1, 0]]], device=DEVICE)
     position = torch.tensor([0.5, 0, -4], device=DEVICE)
-    best = keep_best(history, query, position, offsets([3, 1]), factor=2.0, top_k=2)
+    best = keep_best([history], query, position, offsets([3, 1]), factor=2.0, top_k=2)
     # Twice 1, 4 and 5, and the position's part; and of the other request the only one.
     assert best.score_RMK.tolist() == [[[8.0, 6.0]], [[-9.5, 0.0]]]
     assert best.index_RMK.tolist() == [[[1, 2]], [[0, 0]]]
@@ -165,7 +166,7 @@ def test_of_equal_scores_the_newest_are_kept(length: int) -> None:
         query = torch.full((1, 1, 4), size, device=DEVICE)
         position = torch.zeros(length, device=DEVICE)
         position[::2] = -0.0
-        best = keep_best(history, query, position, offsets([length]), factor=factor, top_k=3)
+        best = keep_best([history], query, position, offsets([length]), factor=factor, top_k=3)
         assert best.index_RMK.tolist() == [[[length // 2, 0, 1] if size else [0, 1, 2]]]
 
 
@@ -176,13 +177,13 @@ def test_nan_is_kept_first_and_seen_and_infinite_scores_have_their_place(length:
         history[column] = value
     query = torch.ones(1, 1, 1, device=DEVICE)
     position = torch.zeros(length, device=DEVICE)
-    best = keep_best(history, query, position, offsets([length]), factor=1.0, top_k=5)
+    best = keep_best([history], query, position, offsets([length]), factor=1.0, top_k=5)
     assert best.index_RMK.tolist() == [[[12, 17, 9, length - 1, length - 2]]]
     assert best.score_RMK[0, 0, :3].isnan().tolist() == [True, True, False]
     # torch ranks them so too.
     assert set(history[:, 0].topk(5).indices.tolist()) == set(best.index_RMK[0, 0].tolist())
     # A behaviour that scores worst of all is before padding.
-    whole = keep_best(history[:6], query, position, offsets([6]), factor=1.0, top_k=8)
+    whole = keep_best([history[:6]], query, position, offsets([6]), factor=1.0, top_k=8)
     assert whole.index_RMK[0, 0, 5].item() == 5
     assert whole.valid_RMK.sum() == 6
 
@@ -194,7 +195,7 @@ def test_gradients_are_those_of_plain_scores(lengths, top_k, dtype, ordered) -> 
     leaves = drawn(lengths, 3, 40, dtype, seed=5)
     torch.use_deterministic_algorithms(ordered)
     try:
-        best = keep_best(*leaves, offsets(lengths), factor=0.7, top_k=top_k)
+        best = keep_best(leaves[:1], *leaves[1:], offsets(lengths), factor=0.7, top_k=top_k)
         slope = torch.linspace(-1, 2, best.score_RMK.numel(), device=DEVICE)
         (best.score_RMK.sin() * slope.view_as(best.score_RMK)).sum().backward()
     finally:
@@ -225,17 +226,36 @@ def test_rows_and_targets_may_be_parts_of_wider_ones() -> None:
         parts = history[:, 3:8], query.transpose(1, 2)[:, 3:8].transpose(1, 2), position
         turned = history.t().contiguous().t()[:, 3:8], *parts[1:]
         whole = [part.contiguous() for part in parts]
-        found = [keep_best(*p, offsets([40, 30]), factor=1.0, top_k=5) for p in (parts, turned)]
-        expected = keep_best(*whole, offsets([40, 30]), factor=1.0, top_k=5)
+        found = [
+            keep_best(p[:1], *p[1:], offsets([40, 30]), factor=1.0, top_k=5)
+            for p in (parts, turned)
+        ]
+        expected = keep_best(whole[:1], *whole[1:], offsets([40, 30]), factor=1.0, top_k=5)
     for best in found:
         assert all(a.equal(b) for a, b in zip(best, expected, strict=True))
+
+
+def test_features_apart_are_searched_as_side_by_side() -> None:
+    lengths = [40, 0, 30]
+    leaves = drawn(lengths, 2, 13, torch.float32, seed=2)
+    pieces = [part.detach().clone().requires_grad_() for part in leaves[0].split([8, 1, 4], dim=1)]
+    apart = pieces, *(leaf.detach().clone().requires_grad_() for leaf in leaves[1:])
+    expected = keep_best(leaves[:1], *leaves[1:], offsets(lengths), factor=0.4, top_k=6)
+    found = keep_best(*apart, offsets(lengths), factor=0.4, top_k=6)
+    assert found.index_RMK.equal(expected.index_RMK)
+    torch.testing.assert_close(found.score_RMK, expected.score_RMK)
+    for best in (found, expected):
+        best.score_RMK.square().sum().backward()
+    torch.testing.assert_close(torch.cat([p.grad for p in pieces], dim=1), leaves[0].grad)
+    for leaf, whole in zip(apart[1:], leaves[1:], strict=True):
+        torch.testing.assert_close(leaf.grad, whole.grad)
 
 
 def test_without_targets_or_behaviours_nothing_is_kept() -> None:
     for requests, targets in ((0, 2), (2, 0)):
         history, query, _ = drawn([3, 4][:requests], targets, 4, torch.float32, seed=1)
         best = keep_best(
-            history, query, torch.zeros(9, device=DEVICE), offsets([3, 4][:requests]),
+            [history], query, torch.zeros(9, device=DEVICE), offsets([3, 4][:requests]),
             factor=1.0, top_k=5,
         )  # fmt: skip
         assert best.index_RMK.shape == (requests, targets, 5)
@@ -243,7 +263,7 @@ def test_without_targets_or_behaviours_nothing_is_kept() -> None:
         assert history.grad.eq(0).all()
     history, query, _ = drawn([0, 0], 2, 4, torch.float32, seed=1)
     none = keep_best(
-        history, query, torch.zeros(9, device=DEVICE), offsets([0, 0]), factor=1.0, top_k=5
+        [history], query, torch.zeros(9, device=DEVICE), offsets([0, 0]), factor=1.0, top_k=5
     )
     assert not none.valid_RMK.any()
     none.score_RMK.sum().backward()
@@ -253,9 +273,9 @@ def test_without_targets_or_behaviours_nothing_is_kept() -> None:
 def test_more_than_there_are_columns_or_other_widths_are_errors() -> None:
     history, query, position = drawn([3], 1, 4, torch.float32, seed=1)
     with pytest.raises(ValueError, match="top_k is 4, columns are 3"):
-        keep_best(history, query, position, offsets([3]), factor=1.0, top_k=4)
+        keep_best([history], query, position, offsets([3]), factor=1.0, top_k=4)
     with pytest.raises(ValueError, match="behaviours are 3 wide, targets 4"):
-        keep_best(history[:, :3], query, position, offsets([3]), factor=1.0, top_k=2)
+        keep_best([history[:, :3]], query, position, offsets([3]), factor=1.0, top_k=2)
 
 
 def test_histories_are_folded_where_that_leaves_enough_folds() -> None:
@@ -428,7 +448,7 @@ def test_on_a_gpu_the_model_chooses_them_and_trains_the_same(
 def test_on_a_gpu_long_histories_are_searched_exactly(width, targets, top_k, dtype) -> None:
     lengths = [20_000, 0, 17, 25_001]
     history, query, position = drawn(lengths, targets, width, dtype, seed=top_k)
-    best = keep_best(history, query, position, offsets(lengths), factor=0.2, top_k=top_k)
+    best = keep_best([history], query, position, offsets(lengths), factor=0.2, top_k=top_k)
     for request, start in ((0, 0), (3, 20_017)):
         rows = history[start : start + lengths[request]].double()
         score = 0.2 * query[request].double() @ rows.T + position[: len(rows)].double()

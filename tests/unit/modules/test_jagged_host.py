@@ -33,7 +33,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(number)
         pool.cache_clear()
         leaves = [value.clone().requires_grad_() for value in given]
-        best = keep_best(*leaves, offset_R1, factor=0.5, top_k=6)
+        best = keep_best(leaves[:1], *leaves[1:], offset_R1, factor=0.5, top_k=6)
         best.score_RMK.cos().sum().backward()
         found.append([*best, *(leaf.grad for leaf in leaves)])
     assert found[0][3].abs().sum() > 0
@@ -45,7 +45,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 def test_the_best_come_in_any_order_of_scores(rising: bool) -> None:
     score = torch.arange(500.0) if rising else -torch.arange(500.0)
     best = keep_best(
-        score.unsqueeze(1),
+        [score.unsqueeze(1)],
         torch.ones(1, 1, 1),
         torch.zeros(500),
         torch.tensor([0, 500]),

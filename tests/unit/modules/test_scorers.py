@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from modules.embedding import USES, EmbeddingsConfig
+from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
 from modules.projection import ProjectionConfig, make_uses
 from modules.scorers import (
@@ -42,7 +43,10 @@ def seen(
         lengths=torch.tensor([length, count]),
     )
     table_LP = torch.tensor(positions) if positions else torch.zeros(length + 1, 0)
-    sides = {"target": torch.tensor(targets), "history": torch.tensor(history)}
+    sides = {
+        "target": FeatureRows(torch.tensor(targets)),
+        "history": FeatureRows(torch.tensor(history)),
+    }
     grid = RequestGrid(
         history_offset_R1=torch.tensor([0, length]),
         target_offset_R1=torch.tensor([0, count]),

@@ -22,7 +22,7 @@ def test_what_is_measured_keeps_what_the_model_keeps(preset):
         for parameter in model.ranker.interaction.parameters():
             parameter.normal_(0.0, 0.3)
         rows, grid = model.lookup(batch), _grid(batch)
-        assert rows["attention_history"].shape == (30, 16)
+        assert rows["attention_history"].joined.shape == (30, 16)
         kept_RMK = model.search(batch.features, grid, rows)
         output = model.ranker(
             batch.features, batch.weight > 0, batch.num_history, batch.num_targets
