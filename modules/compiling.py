@@ -7,8 +7,11 @@ neither the program's folder nor a home can be written, or the disk is full, com
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -19,7 +22,14 @@ _DAMAGED = (EOFError, pickle.UnpicklingError)
 
 
 class _Kept(FunctionCache):
-    """As Numba keeps it, without ending the process where that fails."""
+    """As Numba keeps it, without ending the process where that fails.
+
+    What this file and `prefetch.py` say is compiled into loops of other files, whose dates are all
+    that Numba looks at: so it is a part of the key.
+    """
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), _sources()  # type: ignore[no-untyped-call]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What is kept for these types of arguments; None where it is not there to be read."""
@@ -38,6 +48,14 @@ class _Kept(FunctionCache):
         """Keep what was compiled for these types of arguments, where that can be done."""
         with contextlib.suppress(OSError, *_DAMAGED):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _sources() -> str:
+    """Of what is compiled into loops of other files."""
+    here = Path(__file__)
+    content = [path.read_bytes() for path in (here, here.with_name("prefetch.py"))]
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def compiled(loop: _Loop) -> _Loop:

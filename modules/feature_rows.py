@@ -22,7 +22,7 @@ class FeatureRows:
 
     @functools.cached_property
     def joined(self) -> Tensor:
-        """Side by side, [N, D]; joined once for all who ask."""
+        """Side by side, [N, D]; joined once for all who ask, with the first one's gradient mode."""
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
 
     def by_width(self, widths: Sequence[int]) -> Sequence[Tensor]:

@@ -288,7 +288,8 @@ def initialise(module: nn.Module, config: InitConfig) -> None:
     """Draw the starting values of everything dense.
 
     Linear weights and position tables from N(0, std^2); biases keep PyTorch's own; norms start as
-    the identity and PReLUs at 0.1 unless the released code's blanket is asked for.
+    the identity and PReLUs at 0.1 unless the released code's blanket is asked for. The two matrices
+    of a search of its own start equal.
     """
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
@@ -296,3 +297,6 @@ def initialise(module: nn.Module, config: InitConfig) -> None:
         drawn = parameter.dim() == 2
         if drawn or config.released_blanket:
             parameter.normal_(0.0, config.std)
+    for part in module.modules():
+        if isinstance(part, OwnScorer):
+            part.start_alike()

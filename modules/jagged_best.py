@@ -43,15 +43,16 @@ def keep_best(
     """The behaviours with the largest `factor * query . history + position`.
 
     Args:
-        history: jagged rows of the behaviours, [N, D] of one floating type, or feature by feature.
+        history: jagged rows of the behaviours, of any floating type, [N, D] or by feature.
         query_RMD: of the targets, of any floating type.
         position_L: float32, what a column adds.
-        offset_R1: int64, where each history starts, with the total at the end.
+        offset_R1: int64, where each history starts, with the total at the end, which is N.
         factor: of the dot products.
         top_k: K, at most L.
 
     Raises:
-        ValueError: K is above L, or widths differ.
+        ValueError: K is above L, or widths differ, or features have other numbers of rows. On a
+            CPU also: a history is longer than L, or histories have more than N rows.
     """
     if not 1 <= top_k <= position_L.numel():
         raise ValueError(f"top_k is {top_k}, columns are {position_L.numel()}; give 1 to as many")
@@ -60,6 +61,11 @@ def keep_best(
         raise ValueError(
             f"behaviours are {width} wide, targets {query_RMD.size(2)}; they must be equally wide"
         )
+    rows = {part_ND.size(0) for part_ND in history}
+    if len(rows) > 1:
+        raise ValueError(f"features have {sorted(rows)} rows; they must have equally many")
+    if not on_gpu(query_RMD):  # There it would have to be waited for.
+        _check_offsets(offset_R1, rows.pop(), position_L.numel())
     found = _KeepBest.apply(  # type: ignore[no-untyped-call]
         query_RMD, position_L, offset_R1, factor, top_k, *history
     )
@@ -108,6 +114,16 @@ class _KeepBest(torch.autograd.Function):
             None,
             None,
             *(of_ND.to(dtype) for of_ND, (_, dtype) in zip(of_parts, ctx.kinds, strict=True)),
+        )
+
+
+def _check_offsets(offset_R1: Tensor, rows: int, columns: int) -> None:
+    """What loops read they must be allowed to."""
+    total, longest = int(offset_R1[-1]), int(offset_R1.diff().max()) if len(offset_R1) > 1 else 0
+    if total > rows or longest > columns:
+        raise ValueError(
+            f"histories have {total} behaviours, the longest {longest}; there are {rows} rows, and "
+            f"{columns} columns"
         )
 
 

@@ -1,7 +1,7 @@
 """The K best behaviours of jagged histories, by loops that are compiled for the processor.
 
 A request's rows are read from memory once; the K best of a target are kept in order, so
-that few scores are more than compared. Threads share the requests.
+that few scores are more than compared. Threads share the requests; one request is one thread's.
 Letters: R requests, M targets a request, L behaviours of the longest history, K kept, N jagged
 total, D width.
 """
@@ -71,6 +71,8 @@ def gradients(
 ) -> tuple[list[Tensor], Tensor]:
     """As `jagged_gpu.gradients`; a row's are added up target by target."""
     of_history = [torch.empty_like(part_ND) for part_ND in history]
+    for of_part_ND in of_history:
+        of_part_ND[int(offset_R1[-1]) :] = 0.0  # Of no history; all others the loop sets.
     of_query_RMD = torch.empty(query_RMD.shape)
     histories = _histories(history, query_RMD, offset_R1)
     sums = tuple(part_ND.numpy() for part_ND in of_history), of_query_RMD.numpy()

@@ -1,4 +1,4 @@
-"""Triton kernels of `jagged_best`, which alone imports this file, where there is a GPU.
+"""Triton kernels of `jagged_gpu`, which alone imports this file, where there is a GPU.
 
 A score and its column are one key of 64 bits: the score's bits, brought to the order of whole
 numbers, above the column counted backwards. So no two keys of a history are equal, of equal scores

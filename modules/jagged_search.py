@@ -22,6 +22,8 @@ from modules.views import Seen
 
 MOST_KEPT = {"cuda": 1024, "cpu": 128}
 """K that the kernels hold beside each other, or in order; of more, torch is asked."""
+LEAST_COLUMNS = {"cuda": 1, "cpu": 8}
+"""Times K: in shorter histories so much is kept that choosing takes longer than torch's."""
 
 
 def runs_on(device: torch.device) -> bool:
@@ -36,31 +38,47 @@ def _has_triton() -> bool:
 
 
 def takes_over(config: RankerConfig, search: SearchUnit, grid: RequestGrid) -> bool:
-    """Whether the kernels search a batch of a model, by its device.
+    """Whether the kernels search a batch of a model.
 
-    They do where histories are longer than K, K is not too large, and nobody asks for the scores
-    that are not kept: neither sums over whole histories, such as the auxiliary
-    head's, nor hooks that look into the search. Scores must be dot products of rows that were
-    looked up.
+    They do where they know the search, and nobody asks for the scores that are not kept: neither
+    sums over whole histories, such as the auxiliary head's, nor hooks that look into the search.
     """
     device = grid.history_offset_R1.device
     return (
-        runs_on(device)
-        and search.top_k < grid.num_history
-        and search.top_k <= MOST_KEPT[device.type]
-        and not config.sums_whole_histories
-        and not search._forward_pre_hooks
-        and knows(config, search)
+        not config.sums_whole_histories
+        and not _is_watched(search)
+        and knows(config, search, device, grid.num_history)
     )
 
 
-def knows(config: RankerConfig, search: SearchUnit) -> bool:
-    """Whether a search is by dot products of rows that were looked up, which the kernels know."""
+def knows(config: RankerConfig, search: SearchUnit, device: torch.device, columns: int) -> bool:
+    """Whether a search is one for the kernels of a device.
+
+    Scores must be dot products of rows that were looked up, K not too large, histories long enough
+    to be searched.
+
+    Args:
+        config: of the model.
+        search: its search.
+        device: where it runs.
+        columns: behaviours of the longest history.
+    """
     scorer = search.scorer
     return (
         isinstance(scorer, DotScorer)
         and isinstance(scorer.dots, UnpooledDots)
         and not config.search.cluster_size
+        and runs_on(device)
+        and search.top_k <= MOST_KEPT[device.type]
+        and search.top_k < columns
+        and search.top_k * LEAST_COLUMNS[device.type] <= columns
+    )
+
+
+def _is_watched(search: SearchUnit) -> bool:
+    return any(
+        part._forward_pre_hooks or part._forward_hooks
+        for part in (search, *search.scorer.modules())
     )
 
 
@@ -70,6 +88,9 @@ def best_of(search: SearchUnit, seen: Seen) -> Best:
     Args:
         search: its scorer is a `DotScorer`.
         seen: a batch whose longest history is longer than K.
+
+    Raises:
+        ValueError: as `keep_best`.
     """
     scorer = search.scorer
     assert isinstance(scorer, DotScorer)

@@ -47,7 +47,6 @@ def _prefetch(_typing: Any, array: Any, place: Any) -> tuple[Any, Any]:  # noqa:
 _ask = cast(Callable[[npt.NDArray[np.float32], int], None], intrinsic(_prefetch))
 
 
-# Compiled into the loops that call it, which are cached: delete __pycache__ after a change.
 @numba.njit(nogil=True)
 def ask_for_row(array: npt.NDArray[np.float32], row: int, width: int) -> None:
     """Let a row of a contiguous array come into the cache.

@@ -254,6 +254,15 @@ class OwnScorer(nn.Module):
         self.target = nn.Linear(width, inner, bias=False)
         self.history = nn.Linear(width, inner, bias=False)
 
+    @torch.no_grad()
+    def start_alike(self) -> None:
+        """Make both matrices one at the start, so that what is alike scores above 0.
+
+        The auxiliary head, which trains them, is as good with all scores turned round: left to
+        chance, half of the runs learn to search for what matters least.
+        """
+        self.history.weight.copy_(self.target.weight)
+
     def forward(self, seen: Seen) -> Tensor:
         """Score every behaviour of a request against each of its targets."""
         query_TD = self.target(seen.joined_targets("attention_target")) @ self.history.weight

@@ -253,7 +253,7 @@ class ServedRanker(nn.Module):
         uses = {use: cast(UseProjection, interaction.uses[use]) for use in USES}
         (target, history) = rows.values()
         grid = RequestGrid(
-            history_offset_R1=_one_group(num_behaviours),
+            history_offset_R1=_one_group(num_behaviours.clamp(max=history.size(0))),
             target_offset_R1=_one_group(torch.full_like(num_behaviours, target.size(0))),
             num_history=history.size(0),
             num_targets=target.size(0),

@@ -130,4 +130,7 @@ def read_rows(
                 f"{rows.path} row group {rows.row_group}: {_reason(error)}; "
                 "put the whole file there"
             ) from error
-    return table.slice(rows.start, rows.stop - rows.start)
+    if rows.stop - rows.start == size:
+        return table
+    # A copy, not a slice, which would keep the whole group.
+    return table.take(pa.array(range(rows.start, rows.stop)))

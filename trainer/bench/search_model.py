@@ -34,15 +34,12 @@ class SearchModel:
     """Those that attention reads."""
 
     def lookup(self, batch: Batch) -> dict[Use, FeatureRows]:
-        """Rows of targets and behaviours, joined as the search without kernels reads them."""
+        """Rows of targets and behaviours, side by side."""
         embeddings = self.ranker.embeddings
         lookups: Lookups = {
             name: embeddings.collections[name](batch.features) for name in self.collections
         }
-        rows = {use: embeddings.view(lookups, use) for use in SEARCH_USES}
-        for found in rows.values():
-            assert found.joined.size(0) >= 0  # Joined now, and kept.
-        return rows
+        return {use: FeatureRows(embeddings.view(lookups, use).joined) for use in SEARCH_USES}
 
     def _see(
         self, features: KeyedJaggedTensor, grid: RequestGrid, rows: dict[Use, FeatureRows]
@@ -77,8 +74,4 @@ class SearchModel:
     def is_jagged(self, device: torch.device, history_length: int) -> bool:
         """Whether the kernels know this search, and can run."""
         interaction = self.ranker.interaction
-        return (
-            jagged_search.runs_on(device)
-            and jagged_search.knows(interaction.config, interaction.search)
-            and history_length > interaction.search.top_k
-        )
+        return jagged_search.knows(interaction.config, interaction.search, device, history_length)

@@ -62,8 +62,9 @@ VOLCANO_JOB = {
         },
     },
 }
-"""What `batch.volcano.sh/v1alpha1` asks of those fields of a Job's `spec` that TorchX sets; the
-template is a pod's, which Kubernetes' own schema checks."""
+"""What `batch.volcano.sh/v1alpha1` asks of those fields of a Job's `spec` that TorchX sets, after
+Volcano's own definition (config/crd/volcano/bases/batch.volcano.sh_jobs.yaml of volcano-sh/volcano,
+commit 0318bf6); the template is a pod's, which Kubernetes' own schema checks."""
 
 
 @pytest.fixture(scope="module", autouse=True)

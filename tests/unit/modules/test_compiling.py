@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numba.core.caching import IndexDataCacheFile
 
+from modules import compiling
 from modules.compiling import compiled
 
 
@@ -41,6 +42,16 @@ def test_what_is_compiled_is_there_for_the_next_process() -> None:
     assert _doubles(first)
     assert _doubles(second)
     assert (_hits(first), _hits(second)) == (0, 1)
+
+
+def test_a_change_of_what_is_compiled_into_all_loops_compiles_them_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _doubles(compiled(_double))
+    monkeypatch.setattr(compiling, "_sources", lambda: "other flags")
+    other = compiled(_double)
+    assert _doubles(other)
+    assert _hits(other) == 0
 
 
 def test_loops_run_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("the tensors of these tests are on a GPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jagged_best, "on_gpu", lambda _: kind == "triton")
+        patch.setitem(jagged_search.LEAST_COLUMNS, "cpu", 1)  # Histories are short here.
         with interpreter() if kind == "triton" else contextlib.nullcontext():
             yield kind
 
@@ -278,6 +279,30 @@ def test_more_than_there_are_columns_or_other_widths_are_errors() -> None:
         keep_best([history[:, :3]], query, position, offsets([3]), factor=1.0, top_k=2)
 
 
+def test_features_with_other_numbers_of_rows_are_an_error() -> None:
+    history, query, position = drawn([3], 1, 4, torch.float32, seed=1)
+    parts = history[:, :2], history[:2, 2:]
+    with pytest.raises(ValueError, match=r"features have \[2, 3\] rows"):
+        keep_best(parts, query, position, offsets([3]), factor=1.0, top_k=2)
+
+
+def test_loops_read_nothing_that_is_not_there(kernels) -> None:
+    if kernels != "loops":
+        pytest.skip("a GPU would have to be waited for")
+    history, query, _ = drawn([3, 5], 1, 4, torch.float32, seed=1)
+    for lengths, columns in (([3, 6], 9), ([3, 5], 4)):
+        with pytest.raises(ValueError, match=f"the longest {lengths[1]}; there are 8 rows"):
+            keep_best([history], query, torch.zeros(columns), offsets(lengths), factor=1.0, top_k=2)
+
+
+def test_rows_of_no_history_have_no_gradient() -> None:
+    history, query, position = drawn([4, 6], 2, 5, torch.float32, seed=1)
+    best = keep_best([history], query[:1], position, offsets([4]), factor=1.0, top_k=3)
+    best.score_RMK.sum().backward()
+    assert history.grad[:4].abs().sum() > 0
+    assert history.grad[4:].eq(0).all()
+
+
 def test_histories_are_folded_where_that_leaves_enough_folds() -> None:
     assert [fold_size(columns, 20) for columns in (200, 1279, 1280, 20_000)] == [1, 1, 16, 16]
 
@@ -364,6 +389,25 @@ def test_more_kept_than_the_kernels_hold_is_searched_by_torch(tmp_path, monkeypa
     for most, by_kernels in ((3, True), (2, False)):
         monkeypatch.setitem(jagged_search.MOST_KEPT, DEVICE.type, most)
         assert bool(step(MODELS["dare"], read(users(), "user", tmp_path))[1]) == by_kernels
+
+
+def test_many_kept_of_a_short_history_are_searched_by_torch(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
+    for least, by_kernels in ((3, True), (4, False)):  # Three kept of nine.
+        monkeypatch.setitem(jagged_search.LEAST_COLUMNS, DEVICE.type, least)
+        assert bool(step(MODELS["dare"], read(users(), "user", tmp_path))[1]) == by_kernels
+
+
+@pytest.mark.parametrize("part", ["search", "attention_scorer"])
+def test_hooks_of_the_search_and_its_scorer_are_called(part, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(jagged_search, "runs_on", lambda _: True)
+    batch, seen = read(users(), "user", tmp_path).to(DEVICE), []
+    task = make_task(MODELS["dare"]).to(DEVICE)
+    module = getattr(task.ranker.interaction, part)
+    with module.register_forward_hook(lambda *_: seen.append(part)):
+        task(batch)
+    task(batch)
+    assert seen == [part]
 
 
 def test_who_looks_into_the_search_gets_all_scores(tmp_path, monkeypatch) -> None:

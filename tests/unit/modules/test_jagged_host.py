@@ -23,9 +23,10 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-def test_the_number_of_threads_changes_no_bit() -> None:
+@pytest.mark.parametrize("targets", [2, 9])
+def test_the_number_of_threads_changes_no_bit(targets: int) -> None:
     generator = torch.Generator().manual_seed(4)
-    shapes = (sum(LENGTHS), 7), (len(LENGTHS), 2, 7), (max(LENGTHS),)
+    shapes = (sum(LENGTHS), 7), (len(LENGTHS), targets, 7), (max(LENGTHS),)
     offset_R1 = torch.tensor([0, *itertools.accumulate(LENGTHS)])
     given = [torch.randn(shape, generator=generator) for shape in shapes]
     found = []

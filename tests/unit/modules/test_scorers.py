@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
@@ -12,6 +13,8 @@ from torchrec import KeyedJaggedTensor
 from modules.embedding import USES, EmbeddingsConfig
 from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
+from modules.interaction import initialise
+from modules.model_config import InitConfig
 from modules.projection import ProjectionConfig, make_uses
 from modules.scorers import (
     BucketScorer,
@@ -141,6 +144,17 @@ def test_the_own_search_multiplies_projected_targets_and_behaviours_with_positio
     scorer.history.weight.data = torch.tensor([[1.0, 10.0, 100.0]])
     batch = seen([[1.0, 1.0]], [[1.0, 2.0]], positions=[[5.0], [7.0]])
     assert scores(scorer, batch) == [[(1 + 2 + 15) * (1 + 20 + 700.0)]]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_own_search_starts_by_finding_what_is_like_the_target(seed: int) -> None:
+    torch.manual_seed(seed)
+    scorer = OwnScorer(2, 16)
+    initialise(nn.ModuleList([scorer]), InitConfig())
+    batch = seen([[1.0, -2.0]], [[1.0, -2.0], [0.0, 0.0], [-1.0, 2.0]])
+    alike, nothing, opposite = scores(scorer, batch)[0]
+    assert alike > nothing == 0 > opposite
+    assert scorer.history.weight is not scorer.target.weight
 
 
 def test_a_joined_projection_has_its_bias_once_and_its_terms_cut_where_features_lie() -> None:

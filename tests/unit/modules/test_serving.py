@@ -103,6 +103,17 @@ def test_the_kernel_finds_what_the_ranker_finds(preset, scale, monkeypatch):
     assert kept.sort(1).values.equal(found.kept.index_RMK[0].sort(1).values)
 
 
+def test_no_more_behaviours_are_there_than_rows_are_given():
+    _, served = trained(make_config("dare"))
+    torch.manual_seed(1)
+    rows = [torch.randn(shape) for shape in ((3, 12), (LENGTH, 12), (3, 12), (LENGTH, 12))]
+    ids = torch.zeros(LENGTH, dtype=torch.int64)
+    found, expected = (
+        served(*rows, ids[:3], ids, torch.tensor(there)) for there in (LENGTH + 20, LENGTH)
+    )
+    assert found.logit_T.equal(expected.logit_T)
+
+
 def test_another_search_has_no_vectors():
     _, served = trained(make_config("twin_hard"))
     with pytest.raises(ValueError, match="twin_hard does not search by dot products"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.ids import IdRules, hash_ids
 from pipelines.parquet import read_requests
-from pipelines.row_groups import RowRange, list_row_groups
+from pipelines.row_groups import RowRange, list_row_groups, read_rows
 from pipelines.schema import LAYOUTS, Layout
 from pipelines.stream import RequestDataset
 from tests.split_files import Request, User, rows_of, stream_config, write_users
@@ -47,6 +47,18 @@ def problem_of(
     with pytest.raises(ValueError, match=str(path)) as caught:
         read_requests(group, layout=layout, history_length=5, ids=ids)
     return str(caught.value).removeprefix(f"{path} ")
+
+
+def test_some_rows_of_a_group_do_not_keep_all_of_it_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    rows = rows_of([User(user, [1] * 1000, [1] * 1000, []) for user in range(40)], "user")
+    pq.write_table(pa.Table.from_pylist(rows, schema=LAYOUTS["user"]), path)
+    (group,) = list_row_groups(str(path), "user")
+    part = dataclasses.replace(group, start=7, stop=9)
+    table = read_rows(part, ["user_id", "item"], "user")
+    assert table["user_id"].to_pylist() == [7, 8]
+    # Two lives of 1,000 numbers, and not 40.
+    assert table.get_total_buffer_size() < 3 * 8 * 1000
 
 
 BAD_IDS = [
