@@ -287,15 +287,13 @@ def _offsets(features: KeyedJaggedTensor, key: str) -> Tensor:
 def initialise(module: nn.Module, config: InitConfig) -> None:
     """Draw the starting values of everything dense.
 
-    Linear weights and position tables from N(0, std^2); biases keep PyTorch's own; norms start as
-    the identity and PReLUs at 0.1 unless the released code's blanket is asked for. The two matrices
-    of a search of its own start equal.
+    Linear weights and position tables from N(0, std^2), `OwnScorer`'s alike; biases are PyTorch's;
+    norms start as the identity and PReLUs at 0.1 but for the released code's blanket.
     """
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             continue
-        drawn = parameter.dim() == 2
-        if drawn or config.released_blanket:
+        if parameter.dim() == 2 or config.released_blanket:
             parameter.normal_(0.0, config.std)
     for part in module.modules():
         if isinstance(part, OwnScorer):

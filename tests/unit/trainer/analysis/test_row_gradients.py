@@ -8,6 +8,7 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from modules.embedding import EmbeddingsConfig, UsesConfig, WidthsConfig
+from modules.feature_rows import FeatureRows
 from modules.model_config import RankerConfig
 from modules.presets import PRESETS
 from modules.projection import ProjectionConfig, make_uses
@@ -48,10 +49,10 @@ def test_the_gradients_of_a_two_row_table_are_those_worked_out_by_hand():
     wish_ND = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0]])
     watch = GradientWatch(TWO_ROWS, rows=3)
     with watch.watching(uses):
-        attended_ND = uses["attention_history"](history_ND)[:, 4:]
-        represented_ND = uses["representation_history"](history_ND)[:, 4:]
+        attended_ND = uses["attention_history"](FeatureRows(history_ND)).joined[:, 4:]
+        represented_ND = uses["representation_history"](FeatureRows(history_ND)).joined[:, 4:]
         loss = (attended_ND * wish_ND).sum() - 2 * (represented_ND[0] * wish_ND[0]).sum()
-        loss = loss + uses["attention_target"](target_TD)[:, 4:].sum()
+        loss = loss + uses["attention_target"](FeatureRows(target_TD)).joined[:, 4:].sum()
         loss = loss + uses["attention_target"].position(position_LP)[0].sum()
         loss = loss + 5 * uses["representation_history"].position(position_LP)[1, 0]
         loss.backward()
@@ -75,11 +76,11 @@ def test_a_watch_that_is_over_leaves_no_trace():
     use = uses["attention_target"]
     row, table = torch.zeros(1, 8, requires_grad=True), torch.zeros(2, 2, requires_grad=True)
     with GradientWatch(TWO_ROWS, rows=3).watching(uses):
-        assert use(row) is not row
+        assert use(FeatureRows(row)).joined is not row
         assert use.position(table) is not table
         with torch.no_grad():
-            assert use(row) is row
-    assert use(row) is row
+            assert use(FeatureRows(row)).joined is row
+    assert use(FeatureRows(row)).joined is row
     assert use.position(table) is table
 
 
