@@ -6,7 +6,9 @@ history (newest first, so column l holds position l + 1), K kept, N jagged total
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +82,17 @@ class RequestGrid:
         row_RMK = index_RMK + self.history_offset_R1[:-1, None, None]
         row_C = row_RMK.clamp(max=value_ND.size(0) - 1).flatten()
         return value_ND.index_select(0, row_C).view(*index_RMK.shape, -1)
+
+
+class Histories(NamedTuple):
+    """Jagged rows of behaviours, and the targets that are multiplied with them."""
+
+    parts: Sequence[Tensor]
+    """Of the behaviours, feature by feature, each [N, its width]; or joined, in one."""
+    query_RMD: Tensor
+    """Of the targets."""
+    offset_R1: Tensor
+    """Where each request's behaviours start, with the total at the end."""
 
 
 def padded(value_ND: Tensor, offset_G1: Tensor, longest: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from modules import jagged_gpu, jagged_host
 from modules.feature_rows import FeatureRows
+from modules.history import Histories
 
 
 class Best(NamedTuple):
@@ -84,11 +85,11 @@ class _KeepBest(torch.autograd.Function):
         *history: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.on = jagged_gpu if on_gpu(query_RMD) else jagged_host
-        prepared, query_RMD = ctx.on.prepared(history), query_RMD.contiguous()
+        histories = Histories(ctx.on.prepared(history), query_RMD.contiguous(), offset_R1)
         score_RMK, index_RMK, valid_RMK = ctx.on.best(
-            prepared, query_RMD, position_L.contiguous(), offset_R1, factor, top_k
+            histories, position_L.contiguous(), factor, top_k
         )
-        ctx.save_for_backward(query_RMD, offset_R1, index_RMK, valid_RMK, *prepared)
+        ctx.save_for_backward(index_RMK, valid_RMK, *histories[1:], *histories.parts)
         ctx.factor, ctx.columns = factor, position_L.numel()
         ctx.kinds = [(part_ND.size(1), part_ND.dtype) for part_ND in history]
         ctx.mark_non_differentiable(index_RMK, valid_RMK)
@@ -97,14 +98,13 @@ class _KeepBest(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_RMK: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        query_RMD, offset_R1, index_RMK, valid_RMK, *prepared = ctx.saved_tensors
+        index_RMK, valid_RMK, query_RMD, offset_R1, *parts = ctx.saved_tensors
         gradient_RMK = gradient_RMK.float().where(valid_RMK, 0)
         of_position_L = gradient_RMK.new_zeros(ctx.columns)
         of_position_L.index_add_(0, index_RMK.flatten(), gradient_RMK.flatten())
         gradient_RMK = (gradient_RMK * ctx.factor).contiguous()
-        of_history, of_query_RMD = ctx.on.gradients(
-            prepared, query_RMD, offset_R1, index_RMK, gradient_RMK
-        )
+        histories = Histories(parts, query_RMD, offset_R1)
+        of_history, of_query_RMD = ctx.on.gradients(histories, index_RMK, gradient_RMK)
         widths = [width for width, _ in ctx.kinds]
         of_parts = FeatureRows(*of_history).by_width(widths)
         return (

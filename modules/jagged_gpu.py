@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modules.feature_rows import FeatureRows
+from modules.history import Histories
 
 _FOLD = 16
 """Behaviours of a fold where histories are long."""
@@ -36,37 +37,26 @@ def prepared(history: Sequence[Tensor]) -> list[Tensor]:
 
 
 def best(
-    history: Sequence[Tensor],
-    query_RMD: Tensor,
-    position_L: Tensor,
-    offset_R1: Tensor,
-    factor: float,
-    top_k: int,
+    histories: Histories, position_L: Tensor, factor: float, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns and validity of `jagged_best.Best`; rows are prepared, all else as there."""
-    (history_ND,) = history
+    """Scores, columns and validity of `jagged_best.Best`; rows are prepared."""
+    (history_ND,), query_RMD, offset_R1 = histories
     with _device_of(history_ND):
         key_RMK = _best_keys(history_ND, query_RMD, position_L, offset_R1, factor, top_k)
     return decoded(key_RMK)
 
 
 def gradients(
-    history: Sequence[Tensor],
-    query_RMD: Tensor,
-    offset_R1: Tensor,
-    index_RMK: Tensor,
-    gradient_RMK: Tensor,
+    histories: Histories, index_RMK: Tensor, gradient_RMK: Tensor
 ) -> tuple[list[Tensor], Tensor]:
-    """Gradients of `query . history`, float32.
+    """Gradients of `query . history`, float32: of each part of the rows, and of the targets.
 
     Args:
-        history: jagged rows of the behaviours, prepared.
-        query_RMD: of the targets.
-        offset_R1: where each history starts, with the total at the end.
+        histories: rows are prepared.
         index_RMK: columns of what was kept.
         gradient_RMK: of the products; 0 on padding.
     """
-    (history_ND,) = history
+    (history_ND,), query_RMD, offset_R1 = histories
     row_RMK = index_RMK + offset_R1[:-1, None, None]
     # Padding names column 0, which need not be there.
     row_RMK = row_RMK.clamp(max=max(0, history_ND.size(0) - 1))

@@ -1,15 +1,15 @@
 """The K best behaviours of jagged histories, by loops that are compiled for the processor.
 
-A request's rows are read from memory once; the K best of a target are kept in order, so
-that few scores are more than compared. Threads share the requests; one request is one thread's.
+A request's rows are read from memory once; the K best of a target are kept in order, so that few
+scores are more than compared. Threads share the requests; one request is one thread's.
 Letters: R requests, M targets a request, L behaviours of the longest history, K kept, N jagged
 total, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.compiling import compiled, compiled_in_any_order
+from modules.history import Histories
 from modules.threads import in_threads
 
 Floats = npt.NDArray[np.float32]
@@ -30,8 +31,8 @@ _MANY_TARGETS = 8
 """Of a request, for which rows are turned first."""
 
 
-class _Histories(NamedTuple):
-    """Of a batch, feature by feature, with the targets that search them."""
+class _Arrays(NamedTuple):
+    """`Histories` as loops read them."""
 
     parts: tuple[Floats, ...]
     query_RMD: Floats
@@ -44,46 +45,35 @@ def prepared(history: Sequence[Tensor]) -> list[Tensor]:
 
 
 def best(
-    history: Sequence[Tensor],
-    query_RMD: Tensor,
-    position_L: Tensor,
-    offset_R1: Tensor,
-    factor: float,
-    top_k: int,
+    histories: Histories, position_L: Tensor, factor: float, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns and validity of `jagged_best.Best`; rows are prepared, all else as there."""
-    shape = (*query_RMD.shape[:2], top_k)
+    """As `jagged_gpu.best`."""
+    shape = (*histories.query_RMD.shape[:2], top_k)
     score_RMK, index_RMK = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
-    histories = _histories(history, query_RMD, offset_R1)
     columns = position_L.float().numpy(), np.float32(factor)
-    given = histories, *columns, score_RMK.numpy(), index_RMK.numpy()
-    in_threads(_keep, offset_R1, given, fewest=_FEWEST_BEHAVIOURS)
-    valid_RMK = torch.arange(top_k) < offset_R1.diff()[:, None, None]
+    _run(_keep, histories, *columns, score_RMK.numpy(), index_RMK.numpy())
+    valid_RMK = torch.arange(top_k) < histories.offset_R1.diff()[:, None, None]
     return score_RMK, index_RMK, valid_RMK.expand(shape)
 
 
 def gradients(
-    history: Sequence[Tensor],
-    query_RMD: Tensor,
-    offset_R1: Tensor,
-    index_RMK: Tensor,
-    gradient_RMK: Tensor,
+    histories: Histories, index_RMK: Tensor, gradient_RMK: Tensor
 ) -> tuple[list[Tensor], Tensor]:
     """As `jagged_gpu.gradients`; a row's are added up target by target."""
-    of_history = [torch.empty_like(part_ND) for part_ND in history]
+    of_history = [torch.empty_like(part_ND) for part_ND in histories.parts]
     for of_part_ND in of_history:
-        of_part_ND[int(offset_R1[-1]) :] = 0.0  # Of no history; all others the loop sets.
-    of_query_RMD = torch.empty(query_RMD.shape)
-    histories = _histories(history, query_RMD, offset_R1)
+        of_part_ND[int(histories.offset_R1[-1]) :] = 0.0  # Of no history; the loop sets the others.
+    of_query_RMD = torch.empty(histories.query_RMD.shape)
     sums = tuple(part_ND.numpy() for part_ND in of_history), of_query_RMD.numpy()
-    given = histories, index_RMK.numpy(), gradient_RMK.numpy(), *sums
-    in_threads(_add_gradients, offset_R1, given, fewest=_FEWEST_BEHAVIOURS)
+    _run(_add_gradients, histories, index_RMK.numpy(), gradient_RMK.numpy(), *sums)
     return of_history, of_query_RMD
 
 
-def _histories(history: Sequence[Tensor], query_RMD: Tensor, offset_R1: Tensor) -> _Histories:
-    parts = tuple(part_ND.numpy() for part_ND in history)
-    return _Histories(parts, query_RMD.float().numpy(), offset_R1.numpy())
+def _run(loop: Callable[..., None], histories: Histories, *given: Any) -> None:
+    parts, query_RMD, offset_R1 = histories
+    arrays = tuple(part_ND.numpy() for part_ND in parts), query_RMD.float().numpy()
+    first = _Arrays(*arrays, offset_R1.numpy())
+    in_threads(loop, offset_R1, (first, *given), fewest=_FEWEST_BEHAVIOURS)
 
 
 @compiled_in_any_order
@@ -141,7 +131,7 @@ def _keep_best(score_B: Floats, begin: int, score_K: Floats, index_K: Integers) 
 def _keep(
     begin: int,
     end: int,
-    histories: _Histories,
+    histories: _Arrays,
     position_L: Floats,
     factor: np.float32,
     score_RMK: Floats,
@@ -180,7 +170,7 @@ def _keep(
 def _add_gradients(
     begin: int,
     end: int,
-    histories: _Histories,
+    histories: _Arrays,
     index_RMK: Integers,
     gradient_RMK: Floats,
     of_parts: tuple[Floats, ...],

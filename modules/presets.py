@@ -28,7 +28,8 @@ From elsewhere, made here with the head and the training above, since nobody has
 
 * `sim_hard` (arXiv:2006.05639): search by category; multi-head attention as in `twin_kdd23`.
 * `sim_soft` (same): search by g_i = (W_a v) (W_b e_i), which is trained by an auxiliary head that
-  sees sum_i g_i e_i over all behaviours; multi-head attention as in `twin_kdd23`.
+  sees sum_i g_i e_i over all behaviours; W_a and W_b start equal. Multi-head attention as in
+  `twin_kdd23`.
 * `eta` (arXiv:2108.04468): `twin` that searches by Hamming distance of SimHash bits.
 * `sdim` (arXiv:2205.10249): no search; h is the mean over groups of hashes of the sum, brought to
   length 1, of behaviours that fall in the target's bucket.

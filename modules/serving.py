@@ -90,7 +90,7 @@ class ServedRanker(nn.Module):
             table_types={},
         )
         self.interaction = Interaction(served, embeddings, history_length, None)
-        self.autocast = autocast
+        self.autocast, self._most = autocast, history_length
         self.requires_grad_(False).eval()
 
     def forward(
@@ -252,6 +252,11 @@ class ServedRanker(nn.Module):
         interaction = self.interaction
         uses = {use: cast(UseProjection, interaction.uses[use]) for use in USES}
         (target, history) = rows.values()
+        if history.size(0) > self._most:
+            raise ValueError(
+                f"{history.size(0)} behaviours are given, the model was trained on histories of "
+                f"{self._most}; give the newest {self._most}"
+            )
         grid = RequestGrid(
             history_offset_R1=_one_group(num_behaviours.clamp(max=history.size(0))),
             target_offset_R1=_one_group(torch.full_like(num_behaviours, target.size(0))),

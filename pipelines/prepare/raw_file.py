@@ -20,6 +20,7 @@ from pyarrow import csv as arrow_csv
 
 from pipelines import storage
 from pipelines.prepare.rows import Parse, Rows
+from pipelines.ragged import one_array
 
 BLOCK_BYTES = 1 << 25
 _BOM = b"\xef\xbb\xbf"
@@ -229,7 +230,7 @@ def _parse_block(block: bytes, names: tuple[str, ...], form: RawFormat, parse: P
         )
     line = np.arange(num_lines)
     line = line[~np.isin(line, list(wrong))] if wrong else line
-    rows = Rows({name: table[name].combine_chunks() for name in form.needed})
+    rows = Rows({name: one_array(table[name]) for name in form.needed})
     parsed = parse(rows)
     wrong |= {int(line[row]): reason for row, reason in rows.damaged.items()}
     text = block.split(b"\n") if wrong else []

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.columns import features_of
-from pipelines.ragged import flat, list_column, ranges
+from pipelines.ragged import flat, list_column, one_array, ranges
 from pipelines.schema import (
     FEATURES,
     USER_LAYOUT,
@@ -85,7 +85,7 @@ def to_request_layout(table: pa.Table, history_length: int) -> pa.Table:
     length = np.minimum(end, history_length)
     index = pa.array(ranges(life_offsets[owner] + end - length, length))
     offsets = np.concatenate([[0], np.cumsum(length)])
-    columns = {"user_id": table["user_id"].combine_chunks().take(pa.array(owner))}
+    columns = {"user_id": one_array(table["user_id"]).take(pa.array(owner))}
     features = features_of(table.schema, "user")
     for name in ("item", "category", "timestamp", *features):
         values, _ = flat(table[name])

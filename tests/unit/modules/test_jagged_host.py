@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from modules.jagged_best import keep_best
-from modules.threads import pool
 
 LENGTHS = [0, 9_000, 1, 0, 30, 4_000, 0, 9_000, 0]
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    pool.cache_clear()
-
-
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("targets", [2, 9])
-def test_the_number_of_threads_changes_no_bit(targets: int) -> None:
+def test_the_number_of_threads_changes_no_bit(
+    targets: int, use_threads: Callable[[int], None]
+) -> None:
     generator = torch.Generator().manual_seed(4)
     shapes = (sum(LENGTHS), 7), (len(LENGTHS), targets, 7), (max(LENGTHS),)
     offset_R1 = torch.tensor([0, *itertools.accumulate(LENGTHS)])
     given = [torch.randn(shape, generator=generator) for shape in shapes]
     found = []
     for number in (1, 2, 5):
-        torch.set_num_threads(number)
-        pool.cache_clear()
+        use_threads(number)
         leaves = [value.clone().requires_grad_() for value in given]
         best = keep_best(leaves[:1], *leaves[1:], offset_R1, factor=0.5, top_k=6)
         best.score_RMK.cos().sum().backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,23 +10,9 @@ from torch import Tensor
 
 from modules import row_steps
 from modules.row_steps import AdamNumbers, NamedRows, named_rows
-from modules.threads import pool
 
 ROWS, WIDTH, IDS = 700, 5, 20_000
 ADAM = AdamNumbers(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-3, step=3)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    pool.cache_clear()
-
-
-def use(threads: int) -> None:
-    torch.set_num_threads(threads)
-    pool.cache_clear()
 
 
 def batch() -> tuple[NamedRows, Tensor, list[Tensor]]:
@@ -53,21 +39,21 @@ def step(optimizer: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad", "adam", "partial_rowwise_adam"])
-@pytest.mark.usefixtures("threads")
-def test_any_number_of_threads_leaves_the_same_bits(optimizer: str) -> None:
-    use(1)
+def test_any_number_of_threads_leaves_the_same_bits(
+    optimizer: str, use_threads: Callable[[int], None]
+) -> None:
+    use_threads(1)
     alone = step(optimizer)
     assert not torch.equal(alone[0], batch()[2][0])
     for threads in (2, 3, 7):
-        use(threads)
+        use_threads(threads)
         for one, several in zip(alone, step(optimizer), strict=True):
             assert torch.equal(one, several)
 
 
-@pytest.mark.usefixtures("threads")
-def test_every_named_row_is_stepped_once_and_no_other() -> None:
+def test_every_named_row_is_stepped_once_and_no_other(use_threads: Callable[[int], None]) -> None:
     """With a rate of 1 and gradients of 1, plain SGD takes each row's number of ids away."""
-    use(3)
+    use_threads(3)
     row_N = torch.arange(IDS) % 7 * 100
     weight = torch.zeros(ROWS, WIDTH)
     row_steps.sgd(weight, named_rows(row_N), torch.ones(IDS, WIDTH), 1.0)

@@ -103,7 +103,9 @@ def test_the_kernel_finds_what_the_ranker_finds(preset, scale, monkeypatch):
     assert kept.sort(1).values.equal(found.kept.index_RMK[0].sort(1).values)
 
 
-def test_no_more_behaviours_are_there_than_rows_are_given():
+@pytest.mark.parametrize("least", [1, LENGTH])
+def test_no_more_behaviours_are_there_than_rows_are_given(least, monkeypatch):
+    monkeypatch.setitem(jagged_search.LEAST_COLUMNS, "cpu", least)  # By kernels, and by torch.
     _, served = trained(make_config("dare"))
     torch.manual_seed(1)
     rows = [torch.randn(shape) for shape in ((3, 12), (LENGTH, 12), (3, 12), (LENGTH, 12))]
@@ -112,6 +114,13 @@ def test_no_more_behaviours_are_there_than_rows_are_given():
         served(*rows, ids[:3], ids, torch.tensor(there)) for there in (LENGTH + 20, LENGTH)
     )
     assert found.logit_T.equal(expected.logit_T)
+
+
+def test_more_behaviours_than_it_was_trained_on_are_refused():
+    _, served = trained(make_config("dare"))
+    ids = torch.zeros(LENGTH + 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"{LENGTH + 1} behaviours are given.*newest {LENGTH}"):
+        served.find(torch.zeros(1, 12), torch.zeros(LENGTH + 1, 12), ids[:1], ids, ids[0])
 
 
 def test_another_search_has_no_vectors():
