@@ -122,8 +122,8 @@ def _check_offsets(offset_R1: Tensor, rows: int, columns: int) -> None:
     total, longest = int(offset_R1[-1]), int(offset_R1.diff().max()) if len(offset_R1) > 1 else 0
     if total > rows or longest > columns:
         raise ValueError(
-            f"histories have {total} behaviours, the longest {longest}; there are {rows} rows, and "
-            f"{columns} columns"
+            f"histories have {total} behaviours, the longest {longest}; there are {rows} rows and "
+            f"{columns} columns: offsets must end there at most, no history may be longer"
         )
 
 
