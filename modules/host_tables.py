@@ -1,8 +1,9 @@
 """Embedding lookup on CPU, one row an id, with the sparse optimizer inside its backward.
 
 FBGEMM's CPU kernel for `PoolingMode.NONE` takes about 0.5 s backward for 137 k ids of a 4 M row
-table, and knows no Adam. This one sorts the ids and moves each row once, in one pass over its
-gradients, weights and state (`row_steps`). On CUDA, FBGEMM's own kernels are used.
+table, and knows no Adam. This one sorts the ids while forward goes on (`named_rows`) and moves each
+row once, in one pass over its gradients, weights and state (`row_steps`). On CUDA, FBGEMM's own
+kernels are used.
 Letters: N ids, U different rows, D width.
 """
 
@@ -21,9 +22,13 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from modules import row_steps
-from modules.row_steps import AdamNumbers, NamedRows, named_rows
+from modules.named_rows import NamedRows, named_rows, sum_ids
+from modules.row_lookup import look_up
+from modules.row_steps import AdamNumbers
+from modules.threads import soon
 
 StateShape = Literal["row", "element"]
+Names = Callable[[], NamedRows]
 MovedRows = Literal["present", "every"]
 """Which rows a step moves: those that occur in the batch, or all, by Adam's momentum."""
 
@@ -36,21 +41,6 @@ _STATES: dict[EmbOptimType, dict[str, StateShape]] = {
     EmbOptimType.PARTIAL_ROWWISE_ADAM: {"exp_avg": "element", "exp_avg_sq": "row"},
 }
 """Optimizer state by FBGEMM's names, so that a checkpoint reads the same on CPU and CUDA."""
-
-
-def sum_ids(named: NamedRows, grad_ND: Tensor) -> Tensor:
-    """Sum the gradients of the ids of each row.
-
-    Args:
-        named: the rows of the batch.
-        grad_ND: the gradient of each id.
-
-    Returns:
-        grad_UD.
-    """
-    return torch.nn.functional.embedding_bag(
-        named.order_N, grad_ND, named.start_U1[:-1], mode="sum"
-    )
 
 
 class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
@@ -117,7 +107,8 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         """
         # Wants a gradient also on a rank without rows: over ranks, backward is a collective.
         tie = self.placeholder_autograd_tensor
-        return list(_Lookup.apply(tie, self, *ids))  # type: ignore[no-untyped-call]
+        found = _Lookup.apply(tie, self, self._names(ids), *ids)  # type: ignore[no-untyped-call]
+        return list(found)
 
     def forward(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """Look ids up, one row an id, where all tables are of one width.
@@ -138,27 +129,36 @@ class HostTables(SplitTableBatchedEmbeddingBagsCodegen):  # type: ignore[misc]
         counts = [0] * len(self.embedding_specs)
         for table, start, stop in zip(features, bounds, bounds[1:], strict=False):
             counts[table] += stop - start
+        ids = torch.split(indices, counts)
         joined: Tensor = _JoinedLookup.apply(  # type: ignore[no-untyped-call]
-            self.placeholder_autograd_tensor, self, *torch.split(indices, counts)
+            self.placeholder_autograd_tensor, self, self._names(ids), *ids
         )
         return joined
 
+    def _names(self, ids: Sequence[Tensor]) -> list[Names]:
+        """The rows that each table's ids name, which backward asks for and forward begins."""
+        if not torch.is_grad_enabled():
+            return []
+        sizes = [rows for rows, *_ in self.embedding_specs]
+        return [soon(named_rows, row_N, rows) for row_N, rows in zip(ids, sizes, strict=True)]
+
     @torch.no_grad()
-    def update(self, ids: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    def update(self, names: Sequence[Names], grads: Sequence[Tensor | None]) -> None:
         """One optimizer step on the rows that occur; others keep weight and state, or move too.
 
         Args:
-            ids: of each table, [N].
+            names: of each table, give the rows of its N ids.
             grads: of their rows, [N, D]; None where a table's rows were not used.
         """
         self.iter += 1
         step = _STEPS[self.host_optimizer, self.moved_rows]
-        for number, (row_N, grad_ND) in enumerate(zip(ids, grads, strict=True)):
+        for number, (named, grad_ND) in enumerate(zip(names, grads, strict=True)):
             home = Home(self.table(number), self.states[number])
             if grad_ND is not None:
-                step(self, home, named_rows(row_N), grad_ND.float())
+                step(self, home, named(), grad_ND.float())
             elif self.moved_rows == "every":
-                step(self, home, named_rows(row_N[:0]), home.weight[:0])
+                none = torch.empty(0, dtype=torch.int64)
+                step(self, home, named_rows(none, len(home.weight)), home.weight[:0])
 
     def adam_numbers(self) -> AdamNumbers:
         """Of the step that is taken."""
@@ -185,33 +185,43 @@ class _Lookup(torch.autograd.Function):
     """Row gather whose backward is an optimizer step; the weights themselves get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, _weights: Tensor, tables: HostTables, *ids: Tensor) -> tuple[Tensor, ...]:
-        ctx.tables, ctx.ids = tables, ids
+    def forward(
+        ctx: Any, _weights: Tensor, tables: HostTables, names: list[Names], *ids: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.tables, ctx.names = tables, names
         ctx.set_materialize_grads(False)
-        return tuple(tables.table(t).index_select(0, row_N) for t, row_N in enumerate(ids))
+        found = []
+        for number, row_N in enumerate(ids):
+            table = tables.table(number)
+            found.append(table.new_empty(row_N.numel(), table.size(1)))
+            look_up(table, row_N, found[number])
+        return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
-        ctx.tables.update(ctx.ids, grads)
-        return (None,) * (2 + len(grads))
+        ctx.tables.update(ctx.names, grads)
+        return (None,) * (3 + len(grads))
 
 
 class _JoinedLookup(torch.autograd.Function):
     """The same with the tables' rows below each other, each written where it stays."""
 
     @staticmethod
-    def forward(ctx: Any, _weights: Tensor, tables: HostTables, *ids: Tensor) -> Tensor:
-        ctx.tables, ctx.ids = tables, ids
-        counts = [row_N.numel() for row_N in ids]
-        joined = torch.empty(sum(counts), tables.table(0).size(1))
-        for number, (row_N, part) in enumerate(zip(ids, torch.split(joined, counts), strict=True)):
-            torch.index_select(tables.table(number), 0, row_N, out=part)
+    def forward(
+        ctx: Any, _weights: Tensor, tables: HostTables, names: list[Names], *ids: Tensor
+    ) -> Tensor:
+        ctx.tables, ctx.names = tables, names
+        ctx.counts = [row_N.numel() for row_N in ids]
+        joined = torch.empty(sum(ctx.counts), tables.table(0).size(1))
+        parts = torch.split(joined, ctx.counts)
+        for number, (row_N, part_ND) in enumerate(zip(ids, parts, strict=True)):
+            look_up(tables.table(number), row_N, part_ND)
         return joined
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        ctx.tables.update(ctx.ids, torch.split(grad, [row_N.numel() for row_N in ctx.ids]))
-        return (None,) * (2 + len(ctx.ids))
+        ctx.tables.update(ctx.names, torch.split(grad, ctx.counts))
+        return (None,) * (3 + len(ctx.counts))
 
 
 def _sgd(tables: HostTables, home: Home, named: NamedRows, grad_ND: Tensor) -> None:

@@ -26,15 +26,13 @@ from modules.projection import UseProjection, make_uses
 from modules.representation import Kept, make_dots, make_reader
 from modules.scorers import (
     BucketScorer,
-    CategoryScorer,
     DotScorer,
-    HammingScorer,
     JoinedDotScorer,
     MlpScorer,
     MultiHeadScorer,
-    OwnScorer,
 )
 from modules.search import SearchUnit, sample
+from modules.search_scorers import CategoryScorer, HammingScorer, OwnScorer
 from modules.views import Seen, Views
 
 
@@ -153,9 +151,7 @@ class Interaction(nn.Module):
         """
         with record_function("search"):
             if jagged_search.takes_over(self.config, self.search, seen.grid):
-                best = jagged_search.best_of(self.search, seen)
-                weight_RMK = masked_softmax(best.score_RMK, best.valid_RMK)
-                return None, Kept(best.index_RMK, best.valid_RMK, weight_RMK)
+                return None, jagged_search.kept_of(self.search, seen)
             return self._search(seen)
 
     def predict(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from modules.grouping import SimHash
 from modules.representation import Kept
-from modules.scorers import newest_of_equals
+from modules.search_scorers import newest_of_equals
 from modules.views import Seen
 
 _OWN = 2

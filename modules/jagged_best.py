@@ -1,8 +1,9 @@
-"""The K best behaviours of jagged histories: no score but theirs is written, nothing is padded.
+"""The K best behaviours of jagged histories: no score is written down, nothing is padded.
 
 Of equal scores the newer behaviour is kept; NaN comes first, as in `torch.topk`. Products are of
 float32 whatever rows are. Triton's kernels do it on a GPU (`jagged_gpu`), compiled loops on a CPU
-(`jagged_host`).
+(`jagged_host`). A choice has no gradient: scores that need one are made again, of the kept rows,
+which are few.
 Letters: R requests, M targets a request, L behaviours of the longest history, K kept, N jagged
 total, D width.
 """
@@ -10,28 +11,25 @@ total, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from modules import jagged_gpu, jagged_host
-from modules.feature_rows import FeatureRows
 from modules.history import Histories
 
 
 class Best(NamedTuple):
     """The K best behaviours of each target, best first."""
 
-    score_RMK: Tensor
-    """Float32; 0 on padding. With a gradient."""
     index_RMK: Tensor
     """Their columns; 0 on padding."""
     valid_RMK: Tensor
     """False where a history has fewer than K."""
 
 
+@torch.no_grad()
 def keep_best(
     history: Sequence[Tensor],
     query_RMD: Tensor,
@@ -65,56 +63,12 @@ def keep_best(
     rows = {part_ND.size(0) for part_ND in history}
     if len(rows) > 1:
         raise ValueError(f"features have {sorted(rows)} rows; they must have equally many")
-    if not on_gpu(query_RMD):  # There it would have to be waited for.
-        _check_offsets(offset_R1, rows.pop(), position_L.numel())
-    found = _KeepBest.apply(  # type: ignore[no-untyped-call]
-        query_RMD, position_L, offset_R1, factor, top_k, *history
-    )
-    return Best(*found)
-
-
-class _KeepBest(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query_RMD: Tensor,
-        position_L: Tensor,
-        offset_R1: Tensor,
-        factor: float,
-        top_k: int,
-        *history: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.on = jagged_gpu if on_gpu(query_RMD) else jagged_host
-        histories = Histories(ctx.on.prepared(history), query_RMD.contiguous(), offset_R1)
-        score_RMK, index_RMK, valid_RMK = ctx.on.best(
-            histories, position_L.contiguous(), factor, top_k
-        )
-        ctx.save_for_backward(index_RMK, valid_RMK, *histories[1:], *histories.parts)
-        ctx.factor, ctx.columns = factor, position_L.numel()
-        ctx.kinds = [(part_ND.size(1), part_ND.dtype) for part_ND in history]
-        ctx.mark_non_differentiable(index_RMK, valid_RMK)
-        return score_RMK, index_RMK, valid_RMK
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_RMK: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        index_RMK, valid_RMK, query_RMD, offset_R1, *parts = ctx.saved_tensors
-        gradient_RMK = gradient_RMK.float().where(valid_RMK, 0)
-        of_position_L = gradient_RMK.new_zeros(ctx.columns)
-        of_position_L.index_add_(0, index_RMK.flatten(), gradient_RMK.flatten())
-        gradient_RMK = (gradient_RMK * ctx.factor).contiguous()
-        histories = Histories(parts, query_RMD, offset_R1)
-        of_history, of_query_RMD = ctx.on.gradients(histories, index_RMK, gradient_RMK)
-        widths = [width for width, _ in ctx.kinds]
-        of_parts = FeatureRows(*of_history).by_width(widths)
-        return (
-            of_query_RMD.to(query_RMD.dtype),
-            of_position_L,
-            None,
-            None,
-            None,
-            *(of_ND.to(dtype) for of_ND, (_, dtype) in zip(of_parts, ctx.kinds, strict=True)),
-        )
+    histories = Histories(history, query_RMD.contiguous(), offset_R1)
+    if on_gpu(query_RMD):
+        return Best(*jagged_gpu.best(histories, position_L.contiguous(), factor, top_k))
+    # On a GPU this would have to be waited for.
+    _check_offsets(offset_R1, rows.pop(), position_L.numel())
+    return Best(*jagged_host.best(histories, position_L.contiguous(), factor, top_k))
 
 
 def _check_offsets(offset_R1: Tensor, rows: int, columns: int) -> None:

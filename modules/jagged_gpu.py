@@ -9,9 +9,6 @@ folds of a history, C candidates of a target, N jagged total, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
@@ -30,54 +27,24 @@ FOLDING_WARPS = 8
 _LAST_COLUMN = 0x7FFFFFFF
 
 
-def prepared(history: Sequence[Tensor]) -> list[Tensor]:
-    """Rows as `best` and `gradients` read them: joined, each row's numbers beside each other."""
-    joined_ND = FeatureRows(*history).joined
-    return [joined_ND if joined_ND.stride(1) == 1 else joined_ND.contiguous()]
-
-
 def best(
     histories: Histories, position_L: Tensor, factor: float, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns and validity of `jagged_best.Best`; rows are prepared."""
-    (history_ND,), query_RMD, offset_R1 = histories
-    with _device_of(history_ND):
-        key_RMK = _best_keys(history_ND, query_RMD, position_L, offset_R1, factor, top_k)
-    return decoded(key_RMK)
+) -> tuple[Tensor, Tensor]:
+    """Columns and validity of `jagged_best.Best`."""
+    parts, query_RMD, offset_R1 = histories
+    # Kernels want each row's numbers beside each other.
+    joined_ND = FeatureRows(*parts).joined
+    history_ND = joined_ND if joined_ND.stride(1) == 1 else joined_ND.contiguous()
+    # They start on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(history_ND):  # type: ignore[no-untyped-call]
+        return decoded(_best_keys(history_ND, query_RMD, position_L, offset_R1, factor, top_k))
 
 
-def gradients(
-    histories: Histories, index_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients of `query . history`, float32: of each part of the rows, and of the targets.
-
-    Args:
-        histories: rows are prepared.
-        index_RMK: columns of what was kept.
-        gradient_RMK: of the products; 0 on padding.
-    """
-    (history_ND,), query_RMD, offset_R1 = histories
-    row_RMK = index_RMK + offset_R1[:-1, None, None]
-    # Padding names column 0, which need not be there.
-    row_RMK = row_RMK.clamp(max=max(0, history_ND.size(0) - 1))
-    # Sums of atomic additions differ from run to run.
-    add_up = gradients_in_order if torch.are_deterministic_algorithms_enabled() else _add_gradients
-    with _device_of(history_ND):
-        of_history_ND, of_query_RMD = add_up(history_ND, query_RMD, row_RMK, gradient_RMK)
-    return [of_history_ND], of_query_RMD
-
-
-def decoded(key_RMK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, columns, and False on padding, from keys of `jagged_kernels`."""
+def decoded(key_RMK: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns, and False on padding, from keys of `jagged_kernels`."""
     valid_RMK = key_RMK != torch.iinfo(torch.int64).min
-    ordered_RMK = (key_RMK >> 32).int()
-    bits_RMK = ordered_RMK ^ ((ordered_RMK >> 31) & 0x7FFFFFFF)
     index_RMK = _LAST_COLUMN - (key_RMK & _LAST_COLUMN)
-    return (
-        bits_RMK.view(torch.float32).where(valid_RMK, 0),
-        index_RMK.where(valid_RMK, 0),
-        valid_RMK,
-    )
+    return index_RMK.where(valid_RMK, 0), valid_RMK
 
 
 def _best_keys(
@@ -147,53 +114,3 @@ def block_sizes(targets: int, width: int) -> dict[str, int]:
     ):
         found[name] = min(most, max(16, 1 << (size - 1).bit_length()))
     return found
-
-
-def _add_gradients(
-    history_ND: Tensor, query_RMD: Tensor, row_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As `gradients_in_order`, without a copy of the kept rows."""
-    from modules import jagged_kernels
-
-    width, top_k = query_RMD.size(2), row_RMK.size(2)
-    of_history_ND = torch.zeros_like(
-        history_ND, dtype=torch.float32, memory_format=torch.contiguous_format
-    )
-    of_query_RMD = torch.empty_like(query_RMD, dtype=torch.float32)
-    if row_RMK.numel():
-        jagged_kernels.add_gradients[(query_RMD.size(0) * query_RMD.size(1),)](
-            history_ND,
-            query_RMD,
-            row_RMK,
-            gradient_RMK,
-            of_history_ND,
-            of_query_RMD,
-            width,
-            history_ND.stride(0),
-            top_k,
-            BLOCK_KEPT=1 << (top_k - 1).bit_length(),
-            BLOCK_WIDTH=block_sizes(1, width)["BLOCK_WIDTH"],
-        )
-    return of_history_ND, of_query_RMD
-
-
-def gradients_in_order(
-    history_ND: Tensor, query_RMD: Tensor, row_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `query . history[row]`, float32, added up in an order that torch can fix."""
-    of_history_ND = torch.zeros_like(history_ND, dtype=torch.float32)
-    if not history_ND.size(0):
-        return of_history_ND, torch.zeros_like(query_RMD, dtype=torch.float32)
-    row_RMKD = history_ND[row_RMK].float()
-    # NaN times 0 is NaN: what has no gradient takes no part.
-    moved_RMK1 = (gradient_RMK != 0).unsqueeze(3)
-    # No matrix product, whose order torch fixes on CUDA only with cuBLAS's own setting.
-    of_query_RMD = (gradient_RMK.unsqueeze(3) * row_RMKD.where(moved_RMK1, 0)).sum(2)
-    of_row_RMKD = gradient_RMK.unsqueeze(3) * query_RMD.float().unsqueeze(2).where(moved_RMK1, 0)
-    of_history_ND.index_add_(0, row_RMK.flatten(), of_row_RMKD.flatten(0, 2))
-    return of_history_ND, of_query_RMD
-
-
-def _device_of(value: Tensor) -> AbstractContextManager[None]:
-    """Kernels start on the current device, which need not be the tensor's."""
-    return torch.cuda.device_of(value)  # type: ignore[no-untyped-call]

@@ -8,8 +8,7 @@ total, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,41 +38,23 @@ class _Arrays(NamedTuple):
     offset_R1: Integers
 
 
-def prepared(history: Sequence[Tensor]) -> list[Tensor]:
-    """Rows as `best` and `gradients` read them, feature by feature as they come."""
-    return [part_ND.float().contiguous() for part_ND in history]
-
-
 def best(
     histories: Histories, position_L: Tensor, factor: float, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `jagged_gpu.best`."""
-    shape = (*histories.query_RMD.shape[:2], top_k)
-    score_RMK, index_RMK = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
-    columns = position_L.float().numpy(), np.float32(factor)
-    _run(_keep, histories, *columns, score_RMK.numpy(), index_RMK.numpy())
-    valid_RMK = torch.arange(top_k) < histories.offset_R1.diff()[:, None, None]
-    return score_RMK, index_RMK, valid_RMK.expand(shape)
-
-
-def gradients(
-    histories: Histories, index_RMK: Tensor, gradient_RMK: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """As `jagged_gpu.gradients`; a row's are added up target by target."""
-    of_history = [torch.empty_like(part_ND) for part_ND in histories.parts]
-    for of_part_ND in of_history:
-        of_part_ND[int(histories.offset_R1[-1]) :] = 0.0  # Of no history; the loop sets the others.
-    of_query_RMD = torch.empty(histories.query_RMD.shape)
-    sums = tuple(part_ND.numpy() for part_ND in of_history), of_query_RMD.numpy()
-    _run(_add_gradients, histories, index_RMK.numpy(), gradient_RMK.numpy(), *sums)
-    return of_history, of_query_RMD
-
-
-def _run(loop: Callable[..., None], histories: Histories, *given: Any) -> None:
+) -> tuple[Tensor, Tensor]:
+    """As `jagged_gpu.best`; features are read as they come, unjoined."""
     parts, query_RMD, offset_R1 = histories
-    arrays = tuple(part_ND.numpy() for part_ND in parts), query_RMD.float().numpy()
-    first = _Arrays(*arrays, offset_R1.numpy())
-    in_threads(loop, offset_R1, (first, *given), fewest=_FEWEST_BEHAVIOURS)
+    shape = (*query_RMD.shape[:2], top_k)
+    score_RMK, index_RMK = torch.empty(shape), torch.zeros(shape, dtype=torch.int64)
+    arrays = _Arrays(
+        tuple(part_ND.float().contiguous().numpy() for part_ND in parts),
+        query_RMD.float().numpy(),
+        offset_R1.numpy(),
+    )
+    columns = position_L.float().numpy(), np.float32(factor)
+    given = arrays, *columns, score_RMK.numpy(), index_RMK.numpy()
+    in_threads(_keep, offset_R1, given, fewest=_FEWEST_BEHAVIOURS)
+    valid_RMK = torch.arange(top_k) < offset_R1.diff()[:, None, None]
+    return index_RMK, valid_RMK.expand(shape)
 
 
 @compiled_in_any_order
@@ -164,34 +145,3 @@ def _keep(
                 for b in range(size):
                     score_B[b] = factor * score_B[b] + position_L[start + b]
                 _keep_best(score_B, start, score_RMK[request, target], index_RMK[request, target])
-
-
-@compiled
-def _add_gradients(
-    begin: int,
-    end: int,
-    histories: _Arrays,
-    index_RMK: Integers,
-    gradient_RMK: Floats,
-    of_parts: tuple[Floats, ...],
-    of_query_RMD: Floats,
-) -> None:
-    parts, query_RMD, offset_R1 = histories
-    targets, top_k = gradient_RMK.shape[1:]
-    for request in range(begin, end):
-        first = offset_R1[request]
-        of_query_RMD[request] = 0.0
-        left = 0
-        for n in range(len(parts)):
-            part_ND, of_part_ND = parts[n], of_parts[n]
-            of_part_ND[first : offset_R1[request + 1]] = 0.0
-            for target in range(targets):
-                for k in range(top_k):
-                    gradient = gradient_RMK[request, target, k]
-                    if gradient == 0.0:  # Padding; and a row of NaN times 0 would be NaN.
-                        continue
-                    row = first + index_RMK[request, target, k]
-                    for d in range(part_ND.shape[1]):
-                        of_part_ND[row, d] += gradient * query_RMD[request, target, left + d]
-                        of_query_RMD[request, target, left + d] += gradient * part_ND[row, d]
-            left += part_ND.shape[1]

@@ -2,7 +2,6 @@
 
 Its device and K decide. Products are of float32 in any autocast: a narrower copy of all rows costs
 more than it saves, so that there scores are not rounded to bf16, as they are without the kernels.
-Letters: L behaviours of the longest history, P width of the position.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import importlib.util
 
 import torch
 
+from modules.attention import masked_softmax
 from modules.history import RequestGrid
 from modules.jagged_best import Best, keep_best
 from modules.model_config import RankerConfig
-from modules.representation import UnpooledDots
-from modules.scorers import DotScorer, scaled
+from modules.representation import Kept, UnpooledDots
+from modules.scorers import DotScorer
 from modules.search import SearchUnit
 from modules.views import Seen
 
@@ -82,8 +82,8 @@ def _is_watched(search: SearchUnit) -> bool:
     )
 
 
-def best_of(search: SearchUnit, seen: Seen) -> Best:
-    """What a search that the kernels know keeps, and the scores of that.
+def kept_of(search: SearchUnit, seen: Seen) -> Kept:
+    """What a search that the kernels know keeps, weighed by its scores.
 
     Args:
         search: its scorer is a `DotScorer`.
@@ -92,17 +92,16 @@ def best_of(search: SearchUnit, seen: Seen) -> Best:
     Raises:
         ValueError: as `keep_best`.
     """
-    scorer = search.scorer
-    assert isinstance(scorer, DotScorer)
-    target_P = seen.target_position("attention_target")
-    with torch.autocast(target_P.device.type, enabled=False):
-        position_LP = seen.history_position("attention_history").float()
-        # Scores are linear in both products, so that these are their factors.
-        widths = scorer.width, target_P.numel()
-        position_L = position_LP @ target_P.float()
-        position_L = scaled(scorer.scale, torch.zeros_like(position_L), position_L, widths)
-        one, zero = torch.ones(()), torch.zeros(())
-        factor = float(scaled(scorer.scale, one, zero, widths))
+    index_RMK, valid_RMK = best_of(search, seen)
+    score_RMK = _dots_of(search).kept(seen, index_RMK)
+    return Kept(index_RMK, valid_RMK, masked_softmax(score_RMK, valid_RMK))
+
+
+def best_of(search: SearchUnit, seen: Seen) -> Best:
+    """What it keeps, best first; arguments and errors as in `kept_of`."""
+    scorer = _dots_of(search)
+    with torch.autocast(seen.grid.history_offset_R1.device.type, enabled=False):
+        factor, position_L = scorer.linear(seen)
         return keep_best(
             seen.rows["attention_history"].parts,
             seen.target_RMD("attention_target"),
@@ -111,3 +110,8 @@ def best_of(search: SearchUnit, seen: Seen) -> Best:
             factor=factor,
             top_k=search.top_k,
         )
+
+
+def _dots_of(search: SearchUnit) -> DotScorer:
+    assert isinstance(search.scorer, DotScorer)
+    return search.scorer

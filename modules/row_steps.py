@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from modules.compiling import compiled
+from modules.named_rows import NamedRows
 from modules.prefetch import AHEAD, ask_for_row
 from modules.threads import in_threads
 
@@ -26,28 +27,6 @@ Integers = npt.NDArray[np.int64]
 
 _FEWEST_IDS = 4096
 """That are worth a thread of their own."""
-
-
-class NamedRows(NamedTuple):
-    """The different rows that ids name, and where each one's ids are."""
-
-    row_U: Tensor
-    """Increasing."""
-    start_U1: Tensor
-    """Where each row's ids start in `order_N`, with the total at the end."""
-    order_N: Tensor
-    """Places of the ids, row by row, and in their order within a row."""
-
-
-def named_rows(row_N: Tensor) -> NamedRows:
-    """Sort ids by the row that they name.
-
-    Args:
-        row_N: int64 row of each id.
-    """
-    sorted_N, order_N = torch.sort(row_N, stable=True)
-    row_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
-    return NamedRows(row_U, torch.cat([count_U.new_zeros(1), count_U.cumsum(0)]), order_N)
 
 
 def sgd(weight: Tensor, named: NamedRows, grad_ND: Tensor, lr: float) -> None:

@@ -1,7 +1,8 @@
-"""Scores of behaviours against targets: what attention weighs by, and what a search ranks by.
+"""Scores of behaviours against targets that attention weighs by, and a search too.
 
-A scorer takes a batch as its uses see it and gives `score_RQL`: any real number, padding included,
-which callers mask. Q is M targets, or H heads times M, head by head.
+What only a search ranks by is in `search_scorers`. A scorer takes a batch as its uses see it and
+gives `score_RQL`: any real number, padding included, which callers mask. Q is M targets, or H heads
+times M, head by head.
 Letters: R requests, T targets, M targets of the fullest request, L behaviours of the longest
 history, H heads or groups, D width of item and category, P width of the position.
 """
@@ -17,7 +18,6 @@ from torch.nn import functional as F
 
 from modules.attention import Scale
 from modules.grouping import SimHash
-from modules.history import padded_ids
 from modules.projection import UseProjection
 from modules.representation import ShardDots, UnpooledDots
 from modules.views import Seen
@@ -63,6 +63,29 @@ class DotScorer(nn.Module):
         target_P = seen.target_position("attention_target")
         position_L = seen.history_position("attention_history") @ target_P
         return scaled(self.scale, dot_RML, position_L, (self.width, target_P.numel()))
+
+    def kept(self, seen: Seen, index_RMK: Tensor) -> Tensor:
+        """Score what was kept, score_RMK in float32, from its rows; on padding any score.
+
+        Args:
+            seen: a batch whose rows were looked up one a behaviour.
+            index_RMK: columns of the kept behaviours.
+        """
+        row_RMKD = seen.kept_rows("attention_history", index_RMK)
+        with torch.autocast(index_RMK.device.type, enabled=False):
+            factor, position_L = self.linear(seen)
+            query_RMD = seen.target_RMD("attention_target").float()
+            dot_RMK = (row_RMKD.float() @ query_RMD.unsqueeze(3)).squeeze(3)
+            position_RMK = position_L.index_select(0, index_RMK.flatten()).view_as(index_RMK)
+            return factor * dot_RMK + position_RMK
+
+    def linear(self, seen: Seen) -> tuple[float, Tensor]:
+        """The factor of products, and what a column adds, position_L: scores are linear in both."""
+        target_P = seen.target_position("attention_target").float()
+        position_L = seen.history_position("attention_history").float() @ target_P
+        widths, zero = (self.width, target_P.numel()), torch.zeros(())
+        factor = float(scaled(self.scale, torch.ones(()), zero, widths))
+        return factor, scaled(self.scale, torch.zeros_like(position_L), position_L, widths)
 
 
 class JoinedDotScorer(nn.Module):
@@ -203,85 +226,7 @@ class BucketScorer(nn.Module):
         return (target @ history.transpose(2, 3) > self.bits - 0.5).flatten(1, 2).float()
 
 
-class HammingScorer(nn.Module):
-    """Bits that target and behaviour share; of as many shared, the newer behaviour is better.
-
-    The search of ETA (arXiv:2108.04468). Hashing has no gradient.
-
-    Args:
-        width: of item and category together.
-        bits: of the hash.
-    """
-
-    def __init__(self, width: int, bits: int) -> None:
-        super().__init__()
-        self.hash = SimHash(width, bits)
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Compare every behaviour of a request with each of its targets."""
-        target_RMB, history_RLB = self.hash.pair(seen)
-        return newest_of_equals(target_RMB @ history_RLB.transpose(1, 2))
-
-
-class CategoryScorer(nn.Module):
-    """Behaviours of the target's category first, the newest of them first; then the newest others.
-
-    Hard search (SIM, arXiv:2006.05639; TWIN (hard) of arXiv:2410.02604).
-    """
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Compare every behaviour of a request with each of its targets."""
-        grid = seen.grid
-        history_RL = padded_ids(
-            seen.features["history_category"].values(), grid.history_offset_R1, grid.num_history
-        )
-        target_RM = padded_ids(
-            seen.features["target_category"].values(), grid.target_offset_R1, grid.num_targets
-        )
-        return newest_of_equals(target_RM.unsqueeze(2) == history_RL.unsqueeze(1))
-
-
-class OwnScorer(nn.Module):
-    """`(W_a v) (W_b e)`, the soft search of SIM (arXiv:2006.05639), with matrices of its own.
-
-    Args:
-        width: of item, category and position together.
-        inner: width behind the matrices.
-    """
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.target = nn.Linear(width, inner, bias=False)
-        self.history = nn.Linear(width, inner, bias=False)
-
-    @torch.no_grad()
-    def start_alike(self) -> None:
-        """Make both matrices one at the start, so that what is alike scores above 0.
-
-        The auxiliary head, which trains them, is as good with all scores turned round: left to
-        chance, half of the runs learn to search for what matters least.
-        """
-        self.history.weight.copy_(self.target.weight)
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Score every behaviour of a request against each of its targets."""
-        query_TD = self.target(seen.joined_targets("attention_target")) @ self.history.weight
-        query_RMD = seen.grid.targets(query_TD)
-        key_RLD = seen.history_RLD("attention_history")
-        width = key_RLD.size(2)
-        position_LP = seen.history_position("attention_history")
-        score_RML = query_RMD[..., :width] @ key_RLD.transpose(1, 2)
-        return score_RML + query_RMD[..., width:] @ position_LP.T
-
-
 def by_head(value_RMC: Tensor, heads: int) -> Tensor:
     """Heads side by side in the last dimension, put below each other: value_RQD."""
     requests, targets, _ = value_RMC.shape
     return value_RMC.view(requests, targets, heads, -1).transpose(1, 2).flatten(1, 2)
-
-
-def newest_of_equals(score_RML: Tensor) -> Tensor:
-    """Whole numbers (or truths), told apart by age: of equal ones the newer is larger."""
-    length = score_RML.size(2)
-    age_L = torch.arange(length, device=score_RML.device)
-    return score_RML.float() * (length + 1) - age_L

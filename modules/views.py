@@ -7,7 +7,7 @@ history, N jagged total, D width of item and category together, P width of the p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -36,6 +36,8 @@ class Seen:
     are read one row a behaviour."""
     positions: Mapping[Use, Tensor]
     """The position table, row 0 for the target, 1 for the newest behaviour, [L + 1, P]."""
+    _kept: dict[FeatureRows, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """What was last picked of whose rows: its columns and the rows."""
 
     def target_position(self, use: Use) -> Tensor:
         """The target's position embedding, [P]."""
@@ -54,8 +56,16 @@ class Seen:
         return self.grid.history(self.rows[use].joined)
 
     def kept_rows(self, use: Use, index_RMK: Tensor) -> Tensor:
-        """Rows of kept behaviours, [R, M, K, D]; padding has some behaviour's."""
-        return self.rows[use].pick(lambda part: self.grid.kept_rows(part, index_RMK))
+        """Rows of kept behaviours, [R, M, K, D]; padding has some behaviour's.
+
+        Uses that share their rows pick them once, so that these get one gradient.
+        """
+        rows = self.rows[use]
+        picked = self._kept.get(rows)
+        if picked is None or picked[0] is not index_RMK:
+            picked = index_RMK, rows.pick(lambda part: self.grid.kept_rows(part, index_RMK))
+            self._kept[rows] = picked
+        return picked[1]
 
     def joined_targets(self, use: Use) -> Tensor:
         """Rows of the targets with their position, [T, D + P]."""

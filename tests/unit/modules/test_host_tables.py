@@ -19,8 +19,7 @@ from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 
 from modules import host_tables
 from modules.host_kernels import HostBagKernel, HostKernel, host_kernels
-from modules.host_tables import HostTables, MovedRows, sum_ids
-from modules.row_steps import named_rows
+from modules.host_tables import HostTables, MovedRows
 
 RATE, EPS, BETA1, BETA2 = 0.1, 1e-3, 0.9, 0.99
 WIDTH = 4
@@ -200,13 +199,6 @@ def test_features_of_one_table_share_its_rows() -> None:
     # Two bags a feature: history [2, 0] and [], target [1] and [2], other table [] and [0].
     found = tables(torch.tensor([2, 0, 1, 2, 0]), torch.tensor([0, 2, 2, 3, 4, 4, 5]))
     assert found[:, 0].tolist() == [2, 0, 1, 2, 3]
-
-
-def test_gradients_of_equal_ids_are_summed() -> None:
-    named = named_rows(torch.tensor([4, 1, 4]))
-    assert named.row_U.tolist() == [1, 4]
-    grads = sum_ids(named, torch.tensor([[1.0, 2.0], [5.0, 6.0], [10.0, 20.0]]))
-    assert grads.tolist() == [[5, 6], [11, 22]]
 
 
 def test_an_id_outside_all_tables_is_an_error() -> None:

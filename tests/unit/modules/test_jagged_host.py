@@ -24,11 +24,7 @@ def test_the_number_of_threads_changes_no_bit(
     found = []
     for number in (1, 2, 5):
         use_threads(number)
-        leaves = [value.clone().requires_grad_() for value in given]
-        best = keep_best(leaves[:1], *leaves[1:], offset_R1, factor=0.5, top_k=6)
-        best.score_RMK.cos().sum().backward()
-        found.append([*best, *(leaf.grad for leaf in leaves)])
-    assert found[0][3].abs().sum() > 0
+        found.append(keep_best(given[:1], *given[1:], offset_R1, factor=0.5, top_k=6))
     for other in found[1:]:
         assert all(a.equal(b) for a, b in zip(found[0], other, strict=True))
 

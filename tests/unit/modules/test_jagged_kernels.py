@@ -29,7 +29,7 @@ FOLDINGS = {
 }
 _POINTERS = {
     **dict.fromkeys(("history_ND", "query_RMD"), "rows"),
-    **dict.fromkeys(("offset_R1", "fold_RMK", "row_RMK", "key_RMF", "key_RMC"), "*i64"),
+    **dict.fromkeys(("offset_R1", "fold_RMK", "key_RMF", "key_RMC"), "*i64"),
 }
 
 
@@ -97,9 +97,3 @@ def test_looking_again_compiles_for_a_gpu_and_spills_nothing(rows, tmp_path) -> 
             "FOLD": 16,
         }
         check(compiled("candidate_keys", rows, constants), tmp_path)
-
-
-@pytest.mark.parametrize("kept", [1, 32, 128])
-def test_the_gradient_compiles_for_a_gpu_and_spills_nothing(kept, tmp_path) -> None:
-    constants = {"BLOCK_KEPT": kept, "BLOCK_WIDTH": 32}
-    check(compiled("add_gradients", "*fp32", constants), tmp_path)

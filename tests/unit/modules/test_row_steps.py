@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from modules import row_steps
-from modules.row_steps import AdamNumbers, NamedRows, named_rows
+from modules.named_rows import NamedRows, named_rows
+from modules.row_steps import AdamNumbers
 
 ROWS, WIDTH, IDS = 700, 5, 20_000
 ADAM = AdamNumbers(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-3, step=3)
@@ -22,7 +23,7 @@ def batch() -> tuple[NamedRows, Tensor, list[Tensor]]:
     row_N[::2] = 3
     grad_ND = torch.randn(IDS, WIDTH, generator=generator)
     homes = [torch.rand(ROWS, WIDTH, generator=generator) for _ in range(3)]
-    return named_rows(row_N), grad_ND, [*homes, torch.rand(ROWS, generator=generator)]
+    return named_rows(row_N, ROWS), grad_ND, [*homes, torch.rand(ROWS, generator=generator)]
 
 
 def step(optimizer: str) -> list[Tensor]:
@@ -56,7 +57,7 @@ def test_every_named_row_is_stepped_once_and_no_other(use_threads: Callable[[int
     use_threads(3)
     row_N = torch.arange(IDS) % 7 * 100
     weight = torch.zeros(ROWS, WIDTH)
-    row_steps.sgd(weight, named_rows(row_N), torch.ones(IDS, WIDTH), 1.0)
+    row_steps.sgd(weight, named_rows(row_N, ROWS), torch.ones(IDS, WIDTH), 1.0)
     expected = -torch.bincount(row_N, minlength=ROWS).float()
     assert torch.equal(weight, expected.unsqueeze(1).expand(-1, WIDTH))
 

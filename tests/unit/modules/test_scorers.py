@@ -10,19 +10,24 @@ import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
+from modules.attention import Scale
 from modules.embedding import USES, EmbeddingsConfig
 from modules.feature_rows import FeatureRows
 from modules.history import RequestGrid
 from modules.interaction import initialise
 from modules.model_config import InitConfig
 from modules.projection import ProjectionConfig, make_uses
+from modules.representation import UnpooledDots
 from modules.scorers import (
     BucketScorer,
-    CategoryScorer,
-    HammingScorer,
+    DotScorer,
     JoinedDotScorer,
     MlpScorer,
     MultiHeadScorer,
+)
+from modules.search_scorers import (
+    CategoryScorer,
+    HammingScorer,
     OwnScorer,
     newest_of_equals,
 )
@@ -112,6 +117,29 @@ def test_a_bucket_holds_what_shares_all_bits_of_a_group() -> None:
     scorer.hash.directions_DB = torch.tensor([[1.0, 0, 1, 1], [0.0, 1, 0, 0]])
     batch = seen([[1.0, 1.0]], [[2.0, 3.0], [2.0, -3.0], [-2.0, 3.0]])
     assert scores(scorer, batch) == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("scale", ["two_term", "joint", "position_twice"])
+def test_kept_behaviours_score_as_among_all(scale: Scale) -> None:
+    scorer = DotScorer(UnpooledDots(), scale, 2)
+    batch = seen(
+        [[1.0, 2.0], [0.0, -3.0]],
+        [[1.0, 1.0], [2.0, -1.0], [0.5, 4.0]],
+        positions=[[3.0], [1.0], [0.0], [-2.0]],
+    )
+    if scale == "two_term":  # 8.5 / root 2 and 3 * -2 for the first target's oldest, for example.
+        assert scores(scorer, batch)[0][2] == pytest.approx(8.5 / math.sqrt(2) - 6, abs=1e-5)
+    index_RMK = torch.tensor([[[2, 0], [1, 1]]])
+    torch.testing.assert_close(scorer.kept(batch, index_RMK), scorer(batch).gather(2, index_RMK))
+
+
+def test_uses_that_share_rows_pick_the_kept_ones_once() -> None:
+    batch, index_RMK = seen([[1.0]], [[4.0], [5.0]]), torch.tensor([[[1]]])
+    picked = batch.kept_rows("attention_history", index_RMK)
+    assert picked.tolist() == [[[[5.0]]]]
+    assert batch.kept_rows("representation_history", index_RMK) is picked
+    others = batch.kept_rows("representation_history", torch.tensor([[[0]]]))
+    assert others.tolist() == [[[[4.0]]]]
 
 
 def test_hamming_search_prefers_shared_bits_then_the_newer() -> None:
