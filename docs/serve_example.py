@@ -48,11 +48,12 @@ def main(folder: str, targets: int = 100) -> None:
         newest = kept_TK[place, weight_TK[place].argmax()] + 1
         item, click = ids["item"][place], logit_T[place].sigmoid()
         print(f"  item {item}: click {click:.4f}, looks most at the behaviour {newest} ago")
-    query_TC, key_NC = rank.search_vectors(inputs[0], inputs[1])
-    keys = make_keys(key_NC, "int8")
     print(f"{targets} targets, {schema.history_length} behaviours, one thread:")
     print("  lookup of all rows   ", milliseconds(lambda: artefact.inputs(ids, history)))
-    print("  search alone, 8 bits ", milliseconds(lambda: find_best(keys, query_TC, schema.top_k)))
+    if rank.searches_by_dots:
+        query_TC, key_NC = rank.search_vectors(inputs[0], inputs[1])
+        keys, kept = make_keys(key_NC, "int8"), schema.top_k
+        print("  search alone, 8 bits ", milliseconds(lambda: find_best(keys, query_TC, kept)))
     print("  search and prediction", milliseconds(lambda: rank(*inputs)))
 
 

@@ -47,3 +47,9 @@ def hash_ids(ids: np.ndarray, rows: int) -> np.ndarray:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed = mixed ^ (mixed >> np.uint64(31))
     return (mixed % np.uint64(rows - 1)).astype(np.int64) + 1
+
+
+def hash_feature(feature: str, ids: np.ndarray, rows: int) -> np.ndarray:
+    """`hash_ids` of a feature; 0 of a further one is what a target without it has, and stays."""
+    hashed = hash_ids(ids, rows)
+    return hashed if feature in FEATURES else np.where(ids == 0, 0, hashed)

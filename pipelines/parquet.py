@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ids import IdRules, hash_ids, rows_option
+from pipelines.ids import IdRules, hash_feature, rows_option
 from pipelines.interval import Clock
 from pipelines.ragged import flat, one_array
 from pipelines.requests import Requests
@@ -186,9 +186,7 @@ class _RowReader:
             return ids
         rows = self.ids.rows[kind]
         if self.ids.mode == "hash":
-            hashed = hash_ids(ids, rows)
-            # 0 of a further feature is what a target without it has.
-            return hashed if kind in FEATURES else np.where(ids == 0, 0, hashed)
+            return hash_feature(kind, ids, rows)
         # One pass over good ids: read as unsigned, a negative one is large.
         if ids.size and ids.view(np.uint64).max() >= rows:
             at = int(np.flatnonzero((ids < 0) | (ids >= rows))[0])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipelines.ids import hash_ids
 from tests.commands import dare, dare_on_ranks, dare_without_report
 from trainer.arguments import parse_run, run_parser
 from trainer.build import open_stream
@@ -169,24 +170,91 @@ def test_a_service_needs_its_own_half_only(exported, tmp_path):
     assert found.kept.weight_RMK.sum(2).flatten().tolist() == pytest.approx([1, 1])
 
 
-def test_the_example_ranks_a_users_targets(exported):
-    example = Path(__file__).parents[2] / "docs" / "serve_example.py"
-    assert len(example.read_text().splitlines()) <= 65
-    env = {**os.environ, "PYTHONPATH": str(example.parents[1])}
+def example(folder, *arguments):
+    """Lines of `docs/serve_example.py`."""
+    program = Path(__file__).parents[2] / "docs" / "serve_example.py"
+    assert len(program.read_text().splitlines()) <= 65
+    env = {**os.environ, "PYTHONPATH": str(program.parents[1])}
     done = subprocess.run(
-        [sys.executable, str(example), str(exported), "7"],
+        [sys.executable, str(program), str(folder), *arguments],
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_the_example_ranks_a_users_targets(exported):
+    lines = example(exported, "7")
     assert lines[0] == "run (dare), step 10, 4 tables"
     clicks = [float(line.split("click ")[1].split(",")[0]) for line in lines[1:6]]
     assert clicks == sorted(clicks, reverse=True)
     assert lines[6] == "7 targets, 20 behaviours, one thread:"
     assert [" ms (99 %: " in line for line in lines[7:]] == [True] * 3
+
+
+def test_the_example_ranks_with_a_search_that_is_no_dot_product_too(data, tmp_path):
+    run = train(data, tmp_path, "--model.preset=eta")
+    told = example(export(run, tmp_path / "artefact", "--split=none"), "3")
+    assert told[0] == "run (eta), step 10, 2 tables"
+    assert [line.split("  ")[1].strip() for line in told[-2:]] == [
+        "lookup of all rows",
+        "search and prediction",
+    ]
+
+
+def test_ids_are_hashed_as_in_training(data, tmp_path):
+    """Hashed by hand, and given raw: the same rows, and so the same scores."""
+    small = ("--data.ids=hash", "--data.item_rows=50", "--data.category_rows=10")
+    run = train(data, tmp_path, *small)
+    artefact = load_artefact(export(run, tmp_path / "artefact"))
+    generator = torch.Generator().manual_seed(1)
+    targets, history = (
+        {
+            name: torch.randint(0, 1 << 40, (number,), generator=generator)
+            for name in ("item", "category")
+        }
+        for number in (3, 20)
+    )
+    rows = [
+        {
+            name: torch.from_numpy(hash_ids(ids.numpy(), {"item": 50, "category": 10}[name]))
+            for name, ids in side.items()
+        }
+        for side in (targets, history)
+    ]
+    with torch.no_grad():
+        found = artefact.ranker(*artefact.inputs(targets, history))
+        expected = artefact.ranker(*artefact.inputs_of_rows(*rows))
+    assert found.logit_T.equal(expected.logit_T)
+    assert found.logit_T.unique().numel() == 3
+    assert artefact.rows("attention_target", targets).equal(
+        torch.cat(
+            [artefact.tables[f"attention_{name}"][rows[0][name]] for name in ("item", "category")],
+            dim=1,
+        )
+    )
+
+
+def test_an_id_outside_its_table_is_named(exported):
+    artefact = load_artefact(exported)
+    ids = {"item": torch.tensor([3, -2]), "category": torch.tensor([1, 2])}
+    with pytest.raises(IndexError, match=r"item -2 is outside table attention_item, which has \d+"):
+        artefact.inputs(ids, ids)
+
+
+def test_options_that_make_another_model_are_named(run, tmp_path):
+    options = ("--model.attention.scale=joint", "--model.init.std=0.2")
+    done = dare("export", f"--config={run / 'config.yaml'}", f"--out={tmp_path / 'a'}", *options)
+    assert done.code == 0
+    assert "model.attention.scale is joint and was two_term in training" in done.err
+    assert "the trained weights with other model.attention.scale than in training:" in done.err
+    told = json.loads((tmp_path / "a" / "parity.json").read_text())
+    assert told["changed"] == {
+        "model.attention.scale": {"trained": "two_term", "exported": "joint"}
+    }
 
 
 def test_a_model_with_one_table_for_both_has_one_file(data, tmp_path):

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from modules.embedding import Use
 from modules.row_precision import decode
 from modules.serving import ServedRanker
+from pipelines.ids import hash_feature
+from pipelines.schema import INTERVAL
 from trainer.arguments import parse_run, run_parser
 from trainer.config import TrainConfig
 from trainer.export.layout import (
@@ -49,7 +51,7 @@ class Artefact:
 
         Args:
             use: the reader.
-            ids: by feature, int64 [N] each.
+            ids: by feature, int64 [N] each, as the log has them.
 
         Returns:
             The tables' rows side by side, float32, value_ND.
@@ -57,32 +59,67 @@ class Artefact:
         Raises:
             IndexError: an id is outside its table.
         """
-        parts = []
-        for name in self.schema.uses[use]:
-            about = self.schema.tables[name]
-            stored = self.tables[name].index_select(0, ids[about.feature])
-            parts.append(decode(stored, about.precision))
-        return torch.cat(parts, dim=1)
+        return self._look_up(use, self.named(ids))
+
+    def named(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of the tables that ids name: hashed where training has hashed them.
+
+        Args:
+            ids: by feature, int64 [N] each, as the log has them; of `interval`, buckets
+                (`pipelines.interval.interval_buckets`), 0 for a target.
+        """
+        if self.schema.ids != "hash":
+            return dict(ids)
+        sizes = {table.feature: table.rows for table in self.schema.tables.values()}
+        return {
+            name: torch.from_numpy(hash_feature(name, values.numpy(), sizes[name]))
+            if name in sizes and name != INTERVAL
+            else values
+            for name, values in ids.items()
+        }
 
     def inputs(self, targets: Mapping[str, Tensor], history: Mapping[str, Tensor]) -> list[Tensor]:
         """What a ranker takes of a request.
 
         Args:
-            targets: ids by feature, int64 [T] each.
+            targets: ids by feature, int64 [T] each, as `named` takes them.
             history: likewise, [N], newest first; at most the schema's `history_length`.
+
+        Raises:
+            IndexError: an id is outside its table.
         """
+        return self.inputs_of_rows(self.named(targets), self.named(history))
+
+    def inputs_of_rows(
+        self, targets: Mapping[str, Tensor], history: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """As `inputs`, of rows of the tables in place of ids."""
         there = history["item"].numel()
         missing = max(0, self.schema.least_behaviours - there)
-        padded = {name: F.pad(ids, (0, missing)) for name, ids in history.items()}
+        padded = {name: F.pad(rows, (0, missing)) for name, rows in history.items()}
         return [
-            self.rows("attention_target", targets),
-            self.rows("attention_history", padded),
-            self.rows("representation_target", targets),
-            self.rows("representation_history", padded),
+            self._look_up("attention_target", targets),
+            self._look_up("attention_history", padded),
+            self._look_up("representation_target", targets),
+            self._look_up("representation_history", padded),
             targets["category"],
             padded["category"],
             torch.tensor(there),
         ]
+
+    def _look_up(self, use: Use, rows: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        for name in self.schema.uses[use]:
+            about = self.schema.tables[name]
+            row_N = rows[about.feature]
+            outside = (row_N < 0) | (row_N >= about.rows)
+            if outside.any():
+                raise IndexError(
+                    f"{about.feature} {int(row_N[outside][0])} is outside table {name}, which has "
+                    f"{about.rows} rows; give ids as the log has them that was trained on"
+                )
+            parts.append(decode(self.tables[name].index_select(0, row_N), about.precision))
+        return torch.cat(parts, dim=1)
 
     def program(self) -> Rank:
         """The ranker as `torch.export` has written it; the same results as `ranker`."""

@@ -21,6 +21,7 @@ from trainer.checkpoints.manifest import FileDigest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.export.artefact import load_artefact, make_ranker
+from trainer.export.changes import changed_options
 from trainer.export.layout import (
     CONFIG_FILE,
     PARITY_FILE,
@@ -106,6 +107,7 @@ def export_run(config: TrainConfig, text: str, options: ExportOptions) -> dict[s
     context = RunContext(0, 1, 0, 1, torch.device("cpu"), None)
     trained = find_trained(config, context, options.at)
     ranker = _ranker(config, trained)
+    changed = changed_options(config)
     reference = None
     if options.split != "none":
         reference = read_reference(config, options.split, options.requests, context)
@@ -123,6 +125,7 @@ def export_run(config: TrainConfig, text: str, options: ExportOptions) -> dict[s
         told |= {"bytes": {name: file.bytes for name, file in files.items()}}
         if reference is not None:
             told["parity"] = _parity(aside, config, trained, reference, options)
+            told["parity"]["changed"] = changed
             write_json(aside / PARITY_FILE, told["parity"])
         aside.rename(out)
     finally:
@@ -250,6 +253,7 @@ def _schema(
             name: importlib.metadata.version(name) for name in ("torch", "torchrec", "safetensors")
         },
         files=dict(files),
+        interval_unit=config.data.interval_unit,
     )
 
 

@@ -49,7 +49,8 @@ class ArtefactSchema:
     features: list[str]
     """Ids that a behaviour and a target have, each a row of its tables; 0 is padding."""
     ids: str
-    """How raw ids become rows, as `data.ids` says."""
+    """How raw ids become rows, as `data.ids` says: `check` takes them as they are, `hash` hashes
+    them into each table (`pipelines.ids.hash_feature`)."""
     uses: dict[str, list[str]]
     """Tables by use, in the order in which their rows lie side by side."""
     tables: dict[str, StoredTable]
@@ -66,6 +67,9 @@ class ArtefactSchema:
     versions: dict[str, str]
     files: dict[str, FileDigest]
     """Bytes and SHA-256 of every other file."""
+    interval_unit: int = 1
+    """Units of the log's timestamps that count as one in the buckets of `interval`, if it is read
+    (`pipelines.interval.interval_buckets`)."""
     format: int = FORMAT
 
 

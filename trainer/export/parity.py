@@ -129,7 +129,7 @@ def score_served(artefact: Artefact, rank: Rank, batch: Batch) -> Scored:
     kept: list[Tensor] = []
     for ids in _requests(batch.features):
         with torch.no_grad():
-            logit_T, kept_TK, _ = rank(*artefact.inputs(ids["target"], ids["history"]))
+            logit_T, kept_TK, _ = rank(*artefact.inputs_of_rows(ids["target"], ids["history"]))
         logits.append(logit_T)
         kept.extend(kept_TK)
     return Scored(torch.cat(logits), kept)
@@ -194,9 +194,12 @@ def compare(
 
 def format_parity(told: Mapping[str, Any]) -> str:
     """The report as lines for people."""
+    against = "the trained model"
+    if told["changed"]:
+        against = f"the trained weights with other {', '.join(told['changed'])} than in training"
     lines = [
         f"{told['targets']:,} targets of {told['requests']:,} requests of {told['split']}, against "
-        "the trained model:"
+        f"{against}:"
     ]
     for name, what in _ROADS.items():
         if name not in told:
