@@ -42,6 +42,25 @@ def test_what_is_kept_is_what_the_seen_scores_rank_first(preset, open_fresh):
     assert bool((batch.valid_TL & ~batch.findable_TL).any()) == is_clustered
 
 
+@pytest.mark.parametrize("preset", ["twin_hard", "eta", "mirrn"])
+def test_what_is_seen_of_a_target_does_not_depend_on_its_batch(preset, open_fresh):
+    def seen(size):
+        opened = open_fresh(f"--model.preset={preset}", f"--data.batch_size={size}")
+        return [
+            (score_L[valid_L].tolist(), weight_L[valid_L].tolist())
+            for batch in searched_batches(opened, "test")
+            for score_L, weight_L, valid_L in zip(
+                batch.score_TL, batch.weight_TL, batch.valid_TL, strict=True
+            )
+        ]
+
+    for (scores, weights), (expected_scores, expected_weights) in zip(
+        seen(4), seen(512), strict=True
+    ):
+        assert scores == pytest.approx(expected_scores, abs=1e-5)
+        assert weights == pytest.approx(expected_weights, abs=1e-5)
+
+
 def test_attention_is_the_softmax_of_the_kept_scores_where_both_are_one_scorer(open_fresh):
     for batch in searched_batches(open_fresh("--model.preset=twin"), "test"):
         kept_TL = batch.weight_TL > 0
