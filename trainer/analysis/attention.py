@@ -1,8 +1,10 @@
 """`dare analyze attention`: learned attention beside mutual information (Fig. 8 and 20).
 
 A map belongs to one category of targets: behaviours by category (rows) and position (columns), for
-the categories that most targets have. A search that only orders behaviours (hard, by hashes) has no
-map of its score. Letters: A categories, P positions, T targets, L behaviours.
+the categories that most targets have. What was planted, where that is known, is told as shares of
+the behaviours that the model sees (`data.history_length`), like its own attention. A search that
+only orders behaviours (hard, by hashes) has no map of its score. Letters: A categories,
+P positions, T targets, L behaviours.
 """
 
 from __future__ import annotations

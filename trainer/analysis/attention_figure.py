@@ -13,7 +13,7 @@ from trainer.analysis.pictures import draw_map, new_figure, scaled, styled
 
 _TITLES = {
     "mutual information": "mutual information with the click",
-    "planted attention": "planted attention",
+    "planted attention": "planted attention (of what is seen)",
     "search score": "learned: search score",
     "attention": "learned: attention of the kept",
     "tables only": "learned: tables only (paper's map)",

@@ -151,5 +151,5 @@ def _searched(batch: Batch, output: StepOutput, score_RML: Tensor, findable_RL: 
 
 
 def planted_weights(planted: Planted, searched: Searched) -> Tensor:
-    """The true attention of each target's behaviours, float64 [T, L], as `Planted` defines it."""
+    """The true attention of each target's behaviours as shares of those seen, float64 [T, L]."""
     return planted_attention(planted, searched.target_T, searched.category_TL, searched.valid_TL)

@@ -115,6 +115,21 @@ def test_planted_weights_by_hand(small_data):
     assert weight_TL[1].tolist() == [1.0, 0.0]
 
 
+def test_planted_weights_are_shares_of_the_behaviours_that_are_seen(open_fresh):
+    def seen(length):
+        opened = open_fresh(f"--data.history_length={length}")
+        return [
+            weight_L[valid_L].numpy()
+            for batch in searched_batches(opened, "test")
+            for weight_L, valid_L in zip(
+                planted_weights(opened.planted, batch), batch.valid_TL, strict=True
+            )
+        ]
+
+    for few, whole in zip(seen(5), seen(20), strict=True):
+        assert few == pytest.approx(whole[:5] / whole[:5].sum())
+
+
 def test_a_million_categories_are_scored_by_those_of_the_behaviours_alone(monkeypatch):
     # Of all categories a score for 2^12 targets would take 16 GB, and their rows together 8 GB.
     random = torch.Generator().manual_seed(1)
