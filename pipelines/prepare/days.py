@@ -69,8 +69,11 @@ def month_days(rows: Rows, name: str, *, year: int, utc_offset_hours: int) -> np
 
 
 def seconds_or_iso(rows: Rows, name: str) -> np.ndarray:
-    """A column of integers, or of ISO 8601 days or times (UTC where none is said), [N]."""
-    text = rows.text(name)
+    """A column of integers, or of ISO 8601 days or times (UTC where none is said), [N].
+
+    Blanks around a value are no damage.
+    """
+    text = pc.utf8_trim_whitespace(rows.text(name))
     dated = ~pc.ascii_is_decimal(text).to_numpy(zero_copy_only=False) & rows.alive
     if not dated.any():
         return rows.integers(name)

@@ -52,6 +52,21 @@ def test_iso_days_and_times_are_utc_seconds(tmp_path):
     assert schema.counts["dropped"]["damaged"] == 0
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [" 86400", "86401 ", "\t86402", " 86403 "],
+        [" 86400", " 1970-01-02T00:00:01Z", "1970-01-02T08:00:02+08:00 ", "86403 "],
+    ],
+)
+def test_blanks_around_a_time_are_no_damage(tmp_path, times):
+    schema, out = _prepare(tmp_path, _log(times))
+    row = pq.read_table(f"{out}/test").to_pylist()[0]
+    assert row["timestamp"] == [86400, 86401, 86402]
+    assert row["requests"][0]["timestamp"] == 86403
+    assert schema.counts["dropped"]["damaged"] == 0
+
+
 def test_times_and_ids_that_mean_nothing_are_damaged(tmp_path):
     bad = "soon,ann,a,x,view\n,ann,a,x,view\n5,,a,x,view\n5,ann, ,x,view\n1969-12-31,ann,a,x,view\n"
     _, out = _prepare(tmp_path, _log([1, 2, 3, 4]) + bad)
