@@ -33,6 +33,11 @@ class SearchConfig:
     behaviour is searched and attended to, with the logarithm of the cluster's size added to its
     score (TWIN-V2)."""
 
+    @property
+    def only_orders(self) -> bool:
+        """Whether its scores mean an order and nothing else (`newest_of_equals`)."""
+        return self.by in ("category", "hamming")
+
     def __post_init__(self) -> None:
         for name, least in (("top_k", 1), ("own_width", 1), ("hash_bits", 1), ("cluster_size", 0)):
             if getattr(self, name) < least:

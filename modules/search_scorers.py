@@ -86,7 +86,11 @@ class OwnScorer(nn.Module):
 
 
 def newest_of_equals(score_RML: Tensor) -> Tensor:
-    """Whole numbers (or truths), told apart by age: of equal ones the newer is larger."""
+    """Whole numbers (or truths), told apart by age: of equal ones the newer is larger.
+
+    Only the order of the result means anything: how far its numbers are apart goes by the longest
+    history of the batch (`SearchConfig.only_orders`).
+    """
     length = score_RML.size(2)
     age_L = torch.arange(length, device=score_RML.device)
     return score_RML.float() * (length + 1) - age_L

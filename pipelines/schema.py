@@ -125,7 +125,10 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """What a split holds; `history_length` are quantiles of the behaviours before a request."""
+    """What a split holds.
+
+    `history_length` are mean and quantiles of the behaviours before a request, in the files.
+    """
 
     rows: int
     requests: int

@@ -51,7 +51,9 @@ def prepare_csv(
         user_column: column with the user, any text; without a header its number, from 1.
         item_column: column with the item, any text.
         category_column: column with the item's category, any text.
-        time_column: column with the time, an integer or ISO 8601 (UTC where no zone is said).
+        time_column: column with the time: seconds since 1970, or other whole numbers that rise with
+            time, as digits alone; or ISO 8601 with its hyphens, such as 2017-11-01 or
+            2017-11-01T12:30:00+08:00 (UTC where no zone is said).
         event_column: column with the kind of event; empty: every row is a click.
         events: which kinds of event count as clicks.
         features: further features of a behaviour and their columns, any text, as in

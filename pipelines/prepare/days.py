@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -69,11 +70,19 @@ def month_days(rows: Rows, name: str, *, year: int, utc_offset_hours: int) -> np
 
 
 def seconds_or_iso(rows: Rows, name: str) -> np.ndarray:
-    """A column of integers, or of ISO 8601 days or times (UTC where none is said), [N]."""
-    text = rows.text(name)
+    """A column of integers, or of ISO 8601 days or times (UTC where none is said), [N].
+
+    Blanks around a value are no damage.
+
+    Raises:
+        ValueError: days are written as digits alone, which reads as seconds.
+    """
+    text = pc.utf8_trim_whitespace(rows.text(name))
     dated = ~pc.ascii_is_decimal(text).to_numpy(zero_copy_only=False) & rows.alive
     if not dated.any():
-        return rows.integers(name)
+        whole = rows.integers(name)
+        _check_no_days(name, whole[rows.alive], beside_dates=False)
+        return whole
     seconds = np.zeros(rows.num_rows, np.int64)
     wrong = np.zeros(rows.num_rows, bool)
     for row in np.flatnonzero(dated):
@@ -81,10 +90,42 @@ def seconds_or_iso(rows: Rows, name: str) -> np.ndarray:
         wrong[row] = value is None or value < 0
         seconds[row] = value or 0
     rows.damage(wrong, f"{name} is neither an integer nor an ISO 8601 time from 1970 on")
-    whole = Rows({name: pc.if_else(pa.array(dated), "0", text)})
-    seconds += whole.integers(name)
-    rows.damage(~whole.alive, f"{name} is out of range")
-    return seconds
+    digits = Rows({name: pc.if_else(pa.array(dated), "0", text)})
+    whole = digits.integers(name)
+    rows.damage(~digits.alive, f"{name} is out of range")
+    beside_dates = bool((dated & ~wrong).any())
+    _check_no_days(name, whole[rows.alive & ~dated], beside_dates=beside_dates)
+    return seconds + whole
+
+
+def _check_no_days(name: str, number: np.ndarray, *, beside_dates: bool) -> None:
+    """Refuse numbers such as 20171101 or 201711011230, which are meant as days and times.
+
+    A log may count its time in any unit, so some numbers that could be days are none; all of them
+    are, or those beside dates.
+
+    Raises:
+        ValueError: they are days.
+    """
+    day = number.copy()
+    for digits in (12, 14):
+        those = (number >= 10 ** (digits - 1)) & (number < 10**digits)
+        day[those] //= 10 ** (digits - 8)
+    is_day = np.isin(day, _days())
+    if is_day.any() and (beside_dates or is_day.all()):
+        first = int(np.flatnonzero(is_day)[0])
+        written = str(day[first])
+        raise ValueError(
+            f"--time_column {name} has {number[first]}: digits alone are seconds since 1970; "
+            f"write days and times with hyphens, as {written[:4]}-{written[4:6]}-{written[6:]}"
+        )
+
+
+@functools.cache
+def _days() -> np.ndarray:
+    """Days from 1970 to 2099 as `YYYYMMDD`."""
+    days = np.arange("1970-01-01", "2100-01-01", dtype="datetime64[D]")
+    return np.char.replace(np.datetime_as_string(days), "-", "").astype(np.int64)
 
 
 def _iso_seconds(value: str) -> int | None:

@@ -185,6 +185,9 @@ def _check_names(raw: str, names: tuple[str, ...], form: RawFormat) -> None:
             f"{raw} has no column {', '.join(missing)}; its columns are "
             f"{', '.join(names) or 'none'} (delimiter {form.delimiter!r})"
         )
+    for name in form.needed:
+        if names.count(name) > 1:
+            raise ValueError(f"{raw} has {names.count(name)} columns {name}; it must have one")
 
 
 def _account(

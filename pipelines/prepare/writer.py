@@ -108,7 +108,7 @@ class SplitStatistics:
         """Count requests.
 
         Args:
-            history_length: behaviours before each request, [R].
+            history_length: behaviours before each request that the files hold, [R].
             label: of their targets, [T].
         """
         self._targets += label.size
@@ -176,10 +176,9 @@ class DatasetWriter:
                 if len(values):
                     self._largest[name] = max(self._largest[name], int(values.to_numpy().max()))
         writer = self._splits[split]
-        writer.count(entries)
-        if self.layout == "request":
-            table = to_request_layout(table, self._history_length)
-        writer.write(table)
+        is_cut = self.layout == "request"
+        writer.count(entries, self._history_length if is_cut else None)
+        writer.write(to_request_layout(table, self._history_length) if is_cut else table)
 
     def close(
         self,
@@ -228,9 +227,11 @@ class _SplitWriter:
         self._statistics = SplitStatistics()
         storage.make_folder(storage.join(folder, name))
 
-    def count(self, entries: pa.StructArray) -> None:
+    def count(self, entries: pa.StructArray, longest: int | None) -> None:
+        """Count requests; of longer histories only the `longest` newest are written."""
         label = flat(entries.field("label"))[0].to_numpy()
-        self._statistics.add(entries.field("history_end").to_numpy(), label)
+        length = entries.field("history_end").to_numpy()
+        self._statistics.add(length if longest is None else np.minimum(length, longest), label)
 
     def write(self, table: pa.Table) -> None:
         if self._writer is None:

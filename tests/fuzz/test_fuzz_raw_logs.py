@@ -174,7 +174,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def _moment(raw: bytes) -> int | None:
-    text = raw.decode("utf-8", "replace")
+    text = raw.decode("utf-8", "replace").strip()
     if text.isascii() and text.isdigit():
         return number(raw)
     try:

@@ -1,7 +1,10 @@
 """`dare analyze attention`: learned attention beside mutual information (Fig. 8 and 20).
 
 A map belongs to one category of targets: behaviours by category (rows) and position (columns), for
-the categories that most targets have. Letters: A categories, P positions, T targets, L behaviours.
+the categories that most targets have. What was planted, where that is known, is told as shares of
+the behaviours that the model sees (`data.history_length`), like its own attention. A search that
+only orders behaviours (hard, by hashes) has no map of its score. Letters: A categories,
+P positions, T targets, L behaviours.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.search import SearchConfig
 from trainer.analysis.attention_figure import draw_attention
 from trainer.analysis.correlation import correlations
 from trainer.analysis.information import CellSpace, SplitLog, count_cells, count_targets
@@ -106,10 +110,10 @@ def attention(job: Job, options: AttentionOptions) -> Findings:
         opened.log("train"), categories=options.categories, positions=positions
     )
     means = CellMeans(category_A, positions)
-    planted = opened.planted
+    planted, left_out = opened.planted, _left_out(job.config.model.search)
     for searched in searched_batches(opened, options.split):
         values = {WEIGHT: searched.weight_TL}
-        if job.config.model.search.by != "none":
+        if not left_out:
             values[SCORE] = searched.score_TL
         if planted is not None:
             values[PLANTED] = planted_weights(planted, searched)
@@ -129,6 +133,7 @@ def attention(job: Job, options: AttentionOptions) -> Findings:
         "train_targets": samples_A,
         "behaviours": means.count,
         "maps": maps,
+        "left_out": left_out,
         "correlations": _agreements(compared),
     }
     title = f"{job.title}, {opened.checkpoint}"
@@ -166,6 +171,15 @@ def softmax_of_cells(score: np.ndarray) -> np.ndarray:
     power = np.exp(flat - highest)
     share: np.ndarray = power / np.nansum(power, axis=1, keepdims=True)
     return share.reshape(score.shape)
+
+
+def _left_out(search: SearchConfig) -> dict[str, str]:
+    """Why there is no map of the search's score, where there is none."""
+    if search.by == "none":
+        return {SCORE: "the model has no search"}
+    if search.only_orders:
+        return {SCORE: f"a search by {search.by} only puts behaviours in order"}
+    return {}
 
 
 def _of_tables(opened: OpenedRun, category_A: np.ndarray) -> dict[str, np.ndarray]:

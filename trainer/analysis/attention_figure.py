@@ -13,7 +13,7 @@ from trainer.analysis.pictures import draw_map, new_figure, scaled, styled
 
 _TITLES = {
     "mutual information": "mutual information with the click",
-    "planted attention": "planted attention",
+    "planted attention": "planted attention (of what is seen)",
     "search score": "learned: search score",
     "attention": "learned: attention of the kept",
     "tables only": "learned: tables only (paper's map)",
@@ -45,7 +45,7 @@ def draw_attention(
             if row == shown - 1:
                 axes.set_xlabel("position (1: newest)")
             if column == 0:
-                axes.get_yticklabels()[row].set_fontweight("bold")
+                _stress(axes, row)
                 samples = f"{int(content['train_targets'][row]):,} train targets"
                 axes.set_ylabel(
                     f"target category {categories[row]}\n{samples}\n\ncategory of the behaviour"
@@ -63,6 +63,12 @@ def draw_attention(
             fontsize=11,
         )
     return figure
+
+
+def _stress(axes: Axes, row: int) -> None:
+    """Write the label of a row in bold, if it has one: of many rows only some do."""
+    for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if at == row else "normal")
 
 
 def _agreement(content: Mapping[str, Any], name: str, row: int) -> str:

@@ -59,7 +59,7 @@ class DiscriminabilityOptions(ModelOptions, BesideOptions):
 
 def discriminability(job: Job, options: DiscriminabilityOptions) -> Findings:
     """Cluster what the head sees, and compare clusters with labels."""
-    others = read_beside(job.folder, options.beside, "discriminability")
+    others = read_beside(job.folder, options, "discriminability")
     opened = open_run(job.config, job.text, job.context, options.at)
     vectors, label_T = collect(opened, options)
     content: dict[str, Any] = {

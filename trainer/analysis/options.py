@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,30 +77,60 @@ class BesideOptions(AnalysisOptions):
     """Options of an analysis whose figure can show several runs."""
 
     beside: tuple[str, ...] = ()
-    """Folders of other runs to draw too, each analysed before."""
+    """Folders of other runs to draw too, each analysed before under the same options."""
 
 
-def read_beside(folder: Path, beside: Sequence[str], what: str) -> dict[str, Any]:
+_OF_THE_FIGURE = frozenset({"out", "beside", "cases", "case_seed"})
+"""Options that decide no number of a curve."""
+
+
+def read_beside(folder: Path, options: BesideOptions, what: str) -> dict[str, Any]:
     """What an analysis has found of other runs, by name.
 
     Args:
         folder: of the run that they are drawn beside.
-        beside: folders of the others.
+        options: of its analysis, with folders of the others.
         what: the analysis.
 
     Raises:
-        ValueError: a run has not been analysed yet, or is named twice.
+        ValueError: a run has not been analysed yet, or under other options, or is named twice.
     """
     found = {}
+    beside = options.beside
     for name, other in zip(run_names([folder, *beside])[1:], beside, strict=True):
         path = Path(other) / "analysis" / f"{what}.json"
         if not path.exists():
-            raise ValueError(
-                f"--beside: {path} is not there; `dare analyze {what} --config "
-                f"{Path(other) / 'config.yaml'}` makes it"
-            )
-        found[name] = json.loads(path.read_text())
+            raise ValueError(f"--beside: {path} is not there; {_remedy(options, other, what)}")
+        content = json.loads(path.read_text())
+        its = content.get("options", {})
+        for option, value in _deciding(options).items():
+            if its.get(option) != value:
+                raise ValueError(
+                    f"--beside: {path} was made with --{option} {_told(its.get(option))}, this "
+                    f"analysis has {_told(value)}; {_remedy(options, other, what)}"
+                )
+        found[name] = content
     return found
+
+
+def _deciding(options: AnalysisOptions) -> dict[str, Any]:
+    """Options that decide numbers of curves, as JSON has them."""
+    plain = json.loads(json.dumps(asdict(options)))
+    return {name: value for name, value in plain.items() if name not in _OF_THE_FIGURE}
+
+
+def _remedy(options: AnalysisOptions, other: str, what: str) -> str:
+    """How another run is analysed alike."""
+    default = {field.name: field.default for field in fields(options)}
+    parts = ["dare", "analyze", what, "--config", str(Path(other) / "config.yaml")]
+    for name, value in _deciding(options).items():
+        if getattr(options, name) != default[name]:
+            parts += [f"--{name}", str(value)]
+    return f"`{shlex.join(parts)}` makes it"
+
+
+def _told(value: object) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def run_names(folders: Sequence[str | Path]) -> list[str]:

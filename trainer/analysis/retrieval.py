@@ -84,7 +84,7 @@ def retrieval(job: Job, options: RetrievalOptions) -> Findings:
     """
     if job.config.model.search.by == "none":
         raise ValueError(f"{job.title} keeps whole histories: there is no search to judge")
-    others = read_beside(job.folder, options.beside, "retrieval")
+    others = read_beside(job.folder, options, "retrieval")
     opened = open_run(job.config, job.text, job.context, options.at)
     train, judged = opened.log("train"), opened.log(options.split)
     truth = count_truth(train, judged, job.config.data.history_length, options.min_samples)

@@ -95,7 +95,8 @@ class Searched:
     valid_TL: Tensor
     """False on padding."""
     score_TL: Tensor
-    """What the search ranks by, before it keeps K."""
+    """What the search ranks by, before it keeps K; of a search that only orders (hard, by hashes),
+    minus the place in its order: 0 for the best, -1 for the next, ..."""
     findable_TL: Tensor
     """False on padding, and on behaviours for which another one of their cluster stands."""
     weight_TL: Tensor
@@ -110,11 +111,22 @@ def searched_batches(opened: OpenedRun, split: Split) -> Iterator[Searched]:
         seen.append((arguments[0].float().cpu(), arguments[1].cpu()))
 
     handle = opened.interaction.search.register_forward_pre_hook(remember)
+    only_orders = opened.interaction.config.search.only_orders
     try:
         for batch, output in scored(opened, split):
-            yield _searched(batch, output, *seen.pop())
+            score_RML, findable_RL = seen.pop()
+            if only_orders:
+                score_RML = _minus_places(score_RML, findable_RL)
+            yield _searched(batch, output, score_RML, findable_RL)
     finally:
         handle.remove()
+
+
+def _minus_places(score_RML: Tensor, findable_RL: Tensor) -> Tensor:
+    """Minus the place of each behaviour from the best, 0; what cannot be found comes last."""
+    masked_RML = score_RML.masked_fill(~findable_RL.unsqueeze(1), -torch.inf)
+    place_RML = masked_RML.argsort(dim=2, descending=True, stable=True).argsort(dim=2)
+    return (-place_RML).float()
 
 
 def _searched(batch: Batch, output: StepOutput, score_RML: Tensor, findable_RL: Tensor) -> Searched:
@@ -139,5 +151,5 @@ def _searched(batch: Batch, output: StepOutput, score_RML: Tensor, findable_RL: 
 
 
 def planted_weights(planted: Planted, searched: Searched) -> Tensor:
-    """The true attention of each target's behaviours, float64 [T, L], as `Planted` defines it."""
+    """The true attention of each target's behaviours as shares of those seen, float64 [T, L]."""
     return planted_attention(planted, searched.target_T, searched.category_TL, searched.valid_TL)

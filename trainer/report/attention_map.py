@@ -1,6 +1,8 @@
 """What a model attends to, summed over an evaluation: by position and by category.
 
-Where the data's true attention is known, it is summed over the same rows beside it.
+Where the data's true attention is known, it is summed over the same rows beside it, as shares of
+what is seen: a model that sees the newest `data.history_length` behaviours of a life cannot weigh
+the others.
 Letters: T targets of a batch, S some of them, K kept, L longest history of a batch, N jagged total,
 C categories shown.
 """
@@ -193,12 +195,15 @@ def planted_beside(schema_path: str) -> Planted | None:
 def planted_attention(
     planted: Planted, target_T: Tensor, category_TL: Tensor, valid_TL: Tensor
 ) -> Tensor:
-    """Planted attention of each target's history, as `pipelines.synthetic` defines it.
+    """Planted attention of each target's history, as shares of the behaviours that are seen.
+
+    `Planted` takes its softmax over the whole life. Where less of it is seen, these are the same
+    weights over their sum, so that they add up to 1 as a model's own do.
 
     Args:
         planted: the data's true attention.
         target_T: categories of the targets.
-        category_TL: categories of their behaviours, newest first; any on padding.
+        category_TL: categories of their behaviours that are seen, newest first; any on padding.
         valid_TL: False on padding.
 
     Returns:

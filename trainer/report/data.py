@@ -11,7 +11,10 @@ from trainer.report.headline import History
 
 @dataclass(frozen=True)
 class AttentionSummary:
-    """Where the model looks; planted values are known for synthetic data only."""
+    """Where the model looks; planted values are known for synthetic data only.
+
+    They too are shares of the behaviours that the model sees.
+    """
 
     position_weight: list[float]
     """Mean attention of the k-th newest behaviour, the newest first."""

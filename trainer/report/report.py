@@ -36,6 +36,8 @@ _LINES: tuple[tuple[Colour, bool], ...] = (
     ("series-1", True),
     ("series-2", True),
 )
+_PLANTED = "planted (of what is seen)"
+"""The truth, as shares of the behaviours that the model sees."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _attention_plots(attention: AttentionSummary | None) -> list[Plot]:
         planted = planted[: len(learned)]
         series.append(
             Series(
-                label="planted",
+                label=_PLANTED,
                 x=places[: len(planted)],
                 y=planted,
                 colour="series-2",
@@ -181,10 +183,10 @@ def _category_plots(attention: AttentionSummary) -> list[Plot]:
     if planted is None:
         return [Plot("Attention by category", Markup(svg), caption)]
     agreement = _agreement(np.ravel(learned).tolist(), np.ravel(planted).tolist()).strip()
-    other = heatmap_figure("planted", planted, rows, columns, f"Planted attention. {caption}")
+    other = heatmap_figure("planted", planted, rows, columns, f"Attention, {_PLANTED}. {caption}")
     return [
         Plot("Attention by category, learned", Markup(svg), caption),
-        Plot("Attention by category, planted", Markup(other), agreement or caption),
+        Plot(f"Attention by category, {_PLANTED}", Markup(other), agreement or caption),
     ]
 
 

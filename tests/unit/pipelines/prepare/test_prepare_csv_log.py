@@ -52,6 +52,53 @@ def test_iso_days_and_times_are_utc_seconds(tmp_path):
     assert schema.counts["dropped"]["damaged"] == 0
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [" 86400", "86401 ", "\t86402", " 86403 "],
+        [" 86400", " 1970-01-02T00:00:01Z", "1970-01-02T08:00:02+08:00 ", "86403 "],
+    ],
+)
+def test_blanks_around_a_time_are_no_damage(tmp_path, times):
+    schema, out = _prepare(tmp_path, _log(times))
+    row = pq.read_table(f"{out}/test").to_pylist()[0]
+    assert row["timestamp"] == [86400, 86401, 86402]
+    assert row["requests"][0]["timestamp"] == 86403
+    assert schema.counts["dropped"]["damaged"] == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "first", "written"),
+    [
+        (["20171101", "20171102", "20171103", "20171104"], "20171101", "2017-11-01"),
+        (["201711011230", "201711011231", "201711011232", "201711011233"], None, "2017-11-01"),
+        (["20171101123000", "20171101123001", "x", "20171101123003"], None, "2017-11-01"),
+        (["2017-11-01", "2017-11-02T00:00:01", "20171103", "5"], "20171103", "2017-11-03"),
+    ],
+)
+def test_days_as_digits_alone_are_refused(tmp_path, times, first, written):
+    message = f"--time_column when has {first or times[0]}: digits alone are seconds .* {written}$"
+    with pytest.raises(ValueError, match=message):
+        _prepare(tmp_path, _log(times))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1, 2, 3, 4],
+        # Some of a count of seconds could be days; a 13th month and a 32nd day are none.
+        [20_171_031, 20_171_032, 20_171_101, 20_171_102],
+        [20_171_301, 20_171_302, 20_171_303, 20_171_304],
+        [1_509_494_400, 1_509_494_401, 1_509_494_402, 1_509_494_403],
+        [1_509_494_400_000, 1_509_494_400_001, 1_509_494_400_002, 1_509_494_400_003],
+    ],
+)
+def test_other_numbers_are_times_as_they_are(tmp_path, times):
+    schema, out = _prepare(tmp_path, _log(times))
+    assert pq.read_table(f"{out}/test").to_pylist()[0]["timestamp"] == times[:3]
+    assert schema.counts["dropped"]["damaged"] == 0
+
+
 def test_times_and_ids_that_mean_nothing_are_damaged(tmp_path):
     bad = "soon,ann,a,x,view\n,ann,a,x,view\n5,,a,x,view\n5,ann, ,x,view\n1969-12-31,ann,a,x,view\n"
     _, out = _prepare(tmp_path, _log([1, 2, 3, 4]) + bad)

@@ -91,6 +91,13 @@ def test_a_missing_column_is_an_error_that_lists_those_there(tmp_path):
         _read(tmp_path, b"a,c\n1,2\n", form, _two_integers)
 
 
+def test_a_needed_column_that_is_there_twice_is_an_error(tmp_path):
+    form = RawFormat(header=True, needed=("a", "b"))
+    with pytest.raises(ValueError, match=r"raw\.csv has 2 columns a; it must have one"):
+        _read(tmp_path, b"a,b,a\n1,2,3\n", form, _two_integers)
+    assert _read(tmp_path, b"a,c,b,c\n1,0,2,0\n", form, _two_integers)[0] == [(2, 1, 2)]
+
+
 def test_quoted_values_may_hold_the_delimiter_but_not_stay_open(tmp_path):
     form = RawFormat(columns=("a", "b"), needed=("a", "b"), quote='"')
 

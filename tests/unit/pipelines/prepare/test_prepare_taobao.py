@@ -192,6 +192,23 @@ def test_the_request_layout_keeps_the_newest_behaviours_of_the_same_requests(tmp
     assert found == wanted
 
 
+@pytest.mark.parametrize("layout", ["user", "request"])
+def test_the_schema_tells_the_lengths_that_the_files_hold(tmp_path, layout):
+    protocol = Protocol(min_clicks=50, last_offset=43)
+    raw, out = _random_log(tmp_path), str(tmp_path / "out")
+    schema = prepare_taobao(raw=raw, out=out, protocol=protocol, layout=layout, history_length=20)
+    for split in ("train", "val", "test"):
+        lengths = (
+            [r["history_end"] for row in _rows(tmp_path / "out", split) for r in row["requests"]]
+            if layout == "user"
+            else [len(row["history_item"]) for row in _rows(tmp_path / "out", split)]
+        )
+        told = schema.splits[split].history_length
+        assert told["mean"] == pytest.approx(sum(lengths) / len(lengths))
+        assert told["max"] == max(lengths)
+        assert layout == "user" or told["max"] == 20
+
+
 def test_a_log_without_enough_clicks_says_which_option_to_lower(tmp_path):
     raw = _write(tmp_path, _life(1, [1, 2, 3], first_item=1))
     with pytest.raises(ValueError, match=r"none of the 1 users .* --protocol.min_clicks is 210"):

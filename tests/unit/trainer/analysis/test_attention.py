@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+import trainer.analysis.attention
 from tests.analysed import counts_of, log_of, samples_of, searched_of
 from tests.split_files import draw_users
-from trainer.analysis.attention import CellMeans, information_maps, softmax_of_cells
+from trainer.analysis.attention import (
+    AttentionOptions,
+    CellMeans,
+    attention,
+    information_maps,
+    softmax_of_cells,
+)
 from trainer.analysis.information import mutual_information
+from trainer.analysis.options import Job
 
 
 def test_means_of_cells_are_those_of_a_loop():
@@ -54,6 +62,27 @@ def test_scores_become_shares_of_each_map():
     assert share[0, 1, 0] == pytest.approx(5 / 8)
     assert np.isnan(share[0, 1, 1])
     assert share[1] == pytest.approx(np.full((2, 2), 0.25))
+
+
+@pytest.mark.parametrize(
+    ("preset", "score", "why"),
+    [
+        ("twin_hard", False, "a search by category only puts behaviours in order"),
+        ("mirrn", False, "a search by hamming only puts behaviours in order"),
+        ("sdim", False, "the model has no search"),
+        ("twin", True, None),
+    ],
+)
+def test_only_scores_that_mean_more_than_an_order_are_told(
+    preset, score, why, open_fresh, monkeypatch
+):
+    opened = open_fresh(f"--model.preset={preset}")
+    monkeypatch.setattr(trainer.analysis.attention, "open_run", lambda *_: opened)
+    job = Job(opened.trainer.config, "", opened.trainer.context)
+    content, _ = attention(job, AttentionOptions(categories=3, positions=4, pictured=1))
+    assert ("search score" in content["maps"]) == score
+    assert ("search score" in content["correlations"]["mutual information"]) == score
+    assert content["left_out"].get("search score") == why
 
 
 def test_information_is_told_of_the_most_frequent_target_categories(tmp_path):

@@ -12,7 +12,7 @@ from trainer.analysis.convergence import (
     reached_by_all,
     read_curves,
 )
-from trainer.analysis.options import Job, read_beside, run_names
+from trainer.analysis.options import Job, run_names
 from trainer.distributed import run_context
 
 SLOW = [(100, 0.60, 0.70, 0.66), (200, 0.70, 0.75, 0.60), (300, 0.74, 0.78, 0.58)]
@@ -112,12 +112,3 @@ def test_runs_are_named_by_as_much_of_their_path_as_tells_them_apart():
     assert run_names(["a/dare", "b/dare"]) == ["a/dare", "b/dare"]
     with pytest.raises(ValueError, match="--beside names a run twice, or a/dare itself"):
         run_names(["a/dare", "b/dare", "a/dare"])
-
-
-def test_what_is_drawn_beside_was_analysed_before(tmp_path):
-    done, other = tmp_path / "done", tmp_path / "other"
-    (done / "analysis").mkdir(parents=True)
-    (done / "analysis" / "retrieval.json").write_text('{"curves": {}}')
-    assert read_beside(other, [str(done)], "retrieval") == {"done": {"curves": {}}}
-    with pytest.raises(ValueError, match=r"`dare analyze discriminability --config .*config.yaml"):
-        read_beside(other, [str(done)], "discriminability")

@@ -42,6 +42,25 @@ def test_what_is_kept_is_what_the_seen_scores_rank_first(preset, open_fresh):
     assert bool((batch.valid_TL & ~batch.findable_TL).any()) == is_clustered
 
 
+@pytest.mark.parametrize("preset", ["twin_hard", "eta", "mirrn"])
+def test_what_is_seen_of_a_target_does_not_depend_on_its_batch(preset, open_fresh):
+    def seen(size):
+        opened = open_fresh(f"--model.preset={preset}", f"--data.batch_size={size}")
+        return [
+            (score_L[valid_L].tolist(), weight_L[valid_L].tolist())
+            for batch in searched_batches(opened, "test")
+            for score_L, weight_L, valid_L in zip(
+                batch.score_TL, batch.weight_TL, batch.valid_TL, strict=True
+            )
+        ]
+
+    for (scores, weights), (expected_scores, expected_weights) in zip(
+        seen(4), seen(512), strict=True
+    ):
+        assert scores == pytest.approx(expected_scores, abs=1e-5)
+        assert weights == pytest.approx(expected_weights, abs=1e-5)
+
+
 def test_attention_is_the_softmax_of_the_kept_scores_where_both_are_one_scorer(open_fresh):
     for batch in searched_batches(open_fresh("--model.preset=twin"), "test"):
         kept_TL = batch.weight_TL > 0
@@ -94,6 +113,21 @@ def test_planted_weights_by_hand(small_data):
     ]
     assert weight_TL[0].tolist() == pytest.approx([power / sum(powers) for power in powers])
     assert weight_TL[1].tolist() == [1.0, 0.0]
+
+
+def test_planted_weights_are_shares_of_the_behaviours_that_are_seen(open_fresh):
+    def seen(length):
+        opened = open_fresh(f"--data.history_length={length}")
+        return [
+            weight_L[valid_L].numpy()
+            for batch in searched_batches(opened, "test")
+            for weight_L, valid_L in zip(
+                planted_weights(opened.planted, batch), batch.valid_TL, strict=True
+            )
+        ]
+
+    for few, whole in zip(seen(5), seen(20), strict=True):
+        assert few == pytest.approx(whole[:5] / whole[:5].sum())
 
 
 def test_a_million_categories_are_scored_by_those_of_the_behaviours_alone(monkeypatch):

@@ -98,6 +98,13 @@ def full_page(tmp_path_factory) -> str:
     return written(report(), tmp_path_factory.mktemp("report"))
 
 
+def test_planted_attention_is_said_to_be_of_what_is_seen(full_page) -> None:
+    by_position = full_page.partition("Attention by position")[2].partition("</svg>")[0]
+    assert "planted (of what is seen)" in by_position
+    assert "Attention by category, planted (of what is seen)" in full_page
+    assert 'aria-label="Attention, planted (of what is seen).' in full_page
+
+
 def test_the_page_is_well_nested_html_with_every_id_once(full_page) -> None:
     page = Page(full_page)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
