@@ -105,6 +105,9 @@ def test_a_wrong_command_is_told_in_a_line(arguments, told, tmp_path, monkeypatc
         ("--model.embeddings.attention.item=7", "multiple of 4"),
         ("--model.init.std=-1", "model.init.std is -1.0; it must be"),
         ("--model.init.std=nan", "model.init.std is nan; it must be"),
+        ("--loop.l2=.nan", "loop.l2 is nan; it must be finite"),
+        (f"--seed={10**30}", "seed is 1000000000000000000000000000000; it must be at most"),
+        (f"--data.interval_unit={10**30}", "at most 4611686018427387904"),
     ],
 )
 def test_a_wrong_option_is_told_in_a_line_and_leaves_nothing(data, tmp_path, option, told):
