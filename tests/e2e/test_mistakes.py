@@ -43,6 +43,8 @@ def _told(outcome):
         (["prepare", "amazon"], "'amazon'"),
         (["prepare", "synthetic"], "--out"),
         (["prepare", "synthetic", "--out", "x", "--users", "-1"], "--users is -1"),
+        (["prepare", "synthetic", "--out", "x", "--interests", "3000000"], "from 1 to 262144"),
+        (["prepare", "synthetic", "--out", "x", "--session_length", ".inf"], "--session_length is inf"),
         (["prepare", "taobao", "--raw", "nowhere.csv", "--out", "x"], "--raw is nowhere.csv"),
         (["compare", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml"),
         (["compare", "--presets", "[sim]"], "one of 'dare', 'twin'"),
