@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.widths import MOST_BEHAVIOURS, MOST_WIDTH
+
 Scale = Literal["two_term", "joint", "position_twice"]
 
 
@@ -43,10 +45,14 @@ class AttentionConfig:
     """Newest behaviours whose mean is one of the queries of `interests`."""
 
     def __post_init__(self) -> None:
-        for name in ("heads", "hidden", "hash_groups", "hash_bits", "recent"):
-            if getattr(self, name) < 1:
+        for name, most in (
+            *dict.fromkeys(("heads", "hidden", "hash_groups", "hash_bits"), MOST_WIDTH).items(),
+            ("recent", MOST_BEHAVIOURS),
+        ):
+            if not 1 <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"model.attention.{name} is {getattr(self, name)}; it must be at least 1"
+                    f"model.attention.{name} is {getattr(self, name)}; it must be at least 1, at "
+                    f"most {most}"
                 )
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.norm import EvaluationStatistics, NormKind, make_norm
+from modules.widths import MOST_WIDTH
 
 Inputs = Literal["target_history_product", "target_product", "target_history", "product"]
 _PARTS: dict[Inputs, int] = {
@@ -49,9 +50,10 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "auxiliary_hidden"):
-            if any(width < 1 for width in getattr(self, name)):
+            if not all(1 <= width <= MOST_WIDTH for width in getattr(self, name)):
                 raise ValueError(
-                    f"model.head.{name} is {getattr(self, name)}; widths must be at least 1"
+                    f"model.head.{name} is {getattr(self, name)}; widths must be at least 1, at "
+                    f"most {MOST_WIDTH}"
                 )
         for name in ("auxiliary_weight", "auxiliary_sample"):
             if getattr(self, name) < 0:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from modules.embedding import USES, EmbeddingsConfig, Use
 from modules.feature_rows import FeatureRows
+from modules.widths import MOST_WIDTH
 
 Feature = Literal["item", "category", "position"]
 
@@ -41,10 +42,11 @@ class ProjectionConfig:
 
     def __post_init__(self) -> None:
         name = "model.projection"
-        if self.width < 0 or any(width < 1 for width in self.hidden):
+        widths = (self.width or 1, *self.hidden)
+        if not all(1 <= width <= MOST_WIDTH for width in widths):
             raise ValueError(
                 f"{name}.width is {self.width}, hidden {self.hidden}; width must be 0 or more, "
-                "hidden widths at least 1"
+                f"hidden widths at least 1, all at most {MOST_WIDTH}"
             )
         if not self.features or len(set(self.features)) < len(self.features):
             raise ValueError(

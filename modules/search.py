@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modules.widths import MOST_BEHAVIOURS, MOST_WIDTH
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
@@ -39,10 +41,16 @@ class SearchConfig:
         return self.by in ("category", "hamming")
 
     def __post_init__(self) -> None:
-        for name, least in (("top_k", 1), ("own_width", 1), ("hash_bits", 1), ("cluster_size", 0)):
-            if getattr(self, name) < least:
+        for name, least, most in (
+            ("top_k", 1, MOST_BEHAVIOURS),
+            ("own_width", 1, MOST_WIDTH),
+            ("hash_bits", 1, MOST_WIDTH),
+            ("cluster_size", 0, MOST_BEHAVIOURS),
+        ):
+            if not least <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"model.search.{name} is {getattr(self, name)}; it must be at least {least}"
+                    f"model.search.{name} is {getattr(self, name)}; it must be at least {least}, "
+                    f"at most {most}"
                 )
 
 

@@ -8,6 +8,10 @@ from typing import Any
 FIRST = ("item", "category", "interval")
 """Features that every data set has, in this order before all others."""
 _OWN = (*FIRST, "position")
+MOST_WIDTH = 1 << 16
+"""Of a table, and of any layer of a model."""
+MOST_BEHAVIOURS = (1 << 31) - 1
+"""Of a history: kernels count its places in int32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +39,15 @@ class WidthsConfig:
                     f"_, other than {', '.join(_OWN)}, which have widths of their own"
                 )
         for name, width in self.tables.items():
-            if width < 4 or width % 4:
+            if not 4 <= width <= MOST_WIDTH or width % 4:
                 raise ValueError(
-                    f"{name} width is {width}; it must be a multiple of 4, at least 4 (FBGEMM)"
-                    + ("" if name in ("item", "category") else ", or left out")
+                    f"{name} width is {width}; it must be a multiple of 4, at least 4 (FBGEMM), at "
+                    f"most {MOST_WIDTH}" + ("" if name in ("item", "category") else ", or left out")
                 )
-        if self.position < 0:
-            raise ValueError(f"position width is {self.position}; it must be 0 or more")
+        if not 0 <= self.position <= MOST_WIDTH:
+            raise ValueError(
+                f"position width is {self.position}; it must be 0 or more, at most {MOST_WIDTH}"
+            )
 
     @property
     def tables(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipelines import storage
+from pipelines.from_json import MOST
 from pipelines.ids import IdMode, IdRules, hash_ids, rows_option
 from pipelines.interval import MOST_BUCKETS
 from pipelines.parquet import read_requests
@@ -16,6 +17,7 @@ from pipelines.row_groups import RowRange, list_row_groups
 from pipelines.schema import (
     FEATURES,
     INTERVAL,
+    MOST_ROWS,
     NAME_RULE,
     DatasetSchema,
     FileInfo,
@@ -26,6 +28,9 @@ from pipelines.stream import EpochOrder, RequestDataset, StreamConfig, Targets
 
 Split = Literal["train", "val", "test"]
 _COLLISION_SAMPLE = 4_000_000
+_MOST_OF_A_BATCH = (1 << 31) - 1
+"""Places in a history, and in a batch, are int32 on disk and in kernels."""
+_MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,29 +90,27 @@ class DataConfig:
     """Processes a rank that read ahead; 0 reads in the training process."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("history_length", 1),
-            ("batch_size", 1),
-            ("behaviours_per_batch", 0),
-            ("shuffle_requests", 0),
-            ("shuffle_behaviours", 1),
-            ("item_rows", 0),
-            ("category_rows", 0),
-            ("interval_buckets", 1),
-            ("interval_unit", 1),
-            ("workers", 0),
+        for name, least, most in (
+            ("history_length", 1, _MOST_OF_A_BATCH),
+            ("batch_size", 1, _MOST_OF_A_BATCH),
+            ("behaviours_per_batch", 0, MOST),
+            ("shuffle_requests", 0, MOST),
+            ("shuffle_behaviours", 1, MOST),
+            ("item_rows", 0, MOST_ROWS),
+            ("category_rows", 0, MOST_ROWS),
+            ("interval_buckets", 1, MOST_BUCKETS),
+            ("interval_unit", 1, MOST),
+            ("workers", 0, _MOST_WORKERS),
         ):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; at least {least}")
-        if self.interval_buckets > MOST_BUCKETS:
-            raise ValueError(
-                f"data.interval_buckets is {self.interval_buckets}; at most {MOST_BUCKETS}"
-            )
+            value = getattr(self, name)
+            if not least <= value <= most:
+                limit = f"at least {least}" if value < least else f"at most {most}"
+                raise ValueError(f"data.{name} is {value}; {limit}")
         for name, rows in self.feature_rows.items():
-            if not is_feature_name(name) or rows < 0:
+            if not is_feature_name(name) or not 0 <= rows <= MOST_ROWS:
                 raise ValueError(
-                    f"data.feature_rows has {name}: {rows}; give rows of at least 0 by the name of "
-                    f"a feature other than item and category ({NAME_RULE})"
+                    f"data.feature_rows has {name}: {rows}; give rows from 0 to {MOST_ROWS} by the "
+                    f"name of a feature other than item and category ({NAME_RULE})"
                 )
 
     def rows(self, schema: DatasetSchema, features: Sequence[str] = FEATURES) -> dict[str, int]:

@@ -6,7 +6,6 @@ T targets; `pipelines.synthetic` derives the model.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,22 +24,23 @@ _SESSION_GAP_S = 8 * 3600.0
 _TIE_DECIMALS = 9
 
 _LIMITS: dict[str, tuple[float, float]] = {
-    "users": (1, math.inf),
-    "categories": (2, math.inf),
-    "history_length": (1, math.inf),
-    "requests": (1, math.inf),
-    "targets": (1, math.inf),
+    "users": (1, 1 << 40),
+    "items": (1, 1 << 31),
+    "categories": (2, 1 << 31),
+    "history_length": (1, (1 << 31) - 1),
+    "requests": (1, 1 << 20),
+    "targets": (1, 1 << 20),
     "agreement": (0, 1),
     # Beyond these, exp() of a score could reach 0 for a whole history.
     "sharpness": (0, 100),
     "recency": (0, 10),
     "signal": (0.01, 20),
-    "width": (1, math.inf),
-    "interests": (1, math.inf),
-    "session_length": (1, math.inf),
+    "width": (1, 1 << 16),
+    "interests": (1, _CHUNK_ELEMENTS),
+    "session_length": (1, 1e9),
     "short_histories": (0, 1),
     "stray": (0, 1),
-    "seed": (0, math.inf),
+    "seed": (0, 1 << 62),
 }
 
 
@@ -71,8 +71,7 @@ class SyntheticConfig:
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise ValueError(f"--{name} is {value}; it must be {bound}")
+                raise ValueError(f"--{name} is {value}; it must be from {low} to {high}")
         if self.items < self.categories:
             raise ValueError(
                 f"--items is {self.items} but --categories is {self.categories}; "
@@ -94,7 +93,8 @@ class SyntheticConfig:
     @property
     def chunk_users(self) -> int:
         """Users drawn at a time, so that no array of a chunk grows with `users`."""
-        return max(1, _CHUNK_ELEMENTS // max(self.history_length, self.categories))
+        widest = max(self.history_length, self.categories, self.interests)
+        return max(1, _CHUNK_ELEMENTS // widest)
 
 
 @dataclass(frozen=True, kw_only=True)

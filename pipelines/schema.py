@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines import storage
+from pipelines import from_json, storage
 
 Layout = Literal["user", "request"]
 FORMAT = 1
+MOST_ROWS = 1 << 40
+"""Of a table. The bytes of a table so long, 65,536 wide, still fit 64 bits, with Adam's moments."""
 
 ID_LIST = pa.list_(pa.int64())
 USER_LAYOUT = pa.schema(
@@ -106,7 +108,7 @@ def layout_schema(
 class TableInfo:
     """One id feature: what its embedding table must hold."""
 
-    rows: int
+    rows: int = field(metadata={"least": 1, "most": MOST_ROWS})
     """Rows of the table: the largest id + 1, or twice the different ids and one where they must be
     hashed. Id 0 is never used by a behaviour."""
     distinct: int
@@ -180,7 +182,8 @@ def load_schema(path: str) -> DatasetSchema:
     """Read `schema.json`.
 
     Raises:
-        ValueError: the file is missing, not JSON, of another format or lacks a field.
+        ValueError: the file is missing, not JSON, of another format, lacks a field, or has one of
+            another type or range.
     """
     if not storage.exists(path):
         raise ValueError(
@@ -190,20 +193,18 @@ def load_schema(path: str) -> DatasetSchema:
     with storage.open_file(path, "r") as stream:
         try:
             raw = json.load(stream)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # Also what is no text, or nested too deep.
             raise ValueError(f"data.schema: {path} is not JSON ({error})") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise ValueError(
-            f"data.schema: {path} has format {found}; this version reads format {FORMAT}"
+            f"data.schema: {path} has format {found!s:.100}; this version reads format {FORMAT}"
         )
     try:
-        raw["tables"] = {name: TableInfo(**table) for name, table in raw["tables"].items()}
-        raw["splits"] = {name: _split_info(split) for name, split in raw["splits"].items()}
-        schema = DatasetSchema(**raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"data.schema: {path} is damaged: {what}") from error
+        schema: DatasetSchema = from_json.read(DatasetSchema, raw)
+        _check_names(schema)
+    except ValueError as error:
+        raise ValueError(f"data.schema: {path} is damaged: {error}") from error
     missing = [f"tables.{name}" for name in ("item", "category") if name not in schema.tables]
     missing += ["splits.train"] if "train" not in schema.splits else []
     missing += [
@@ -219,5 +220,12 @@ def load_schema(path: str) -> DatasetSchema:
     return schema
 
 
-def _split_info(raw: dict[str, Any]) -> SplitInfo:
-    return SplitInfo(**{**raw, "files": [FileInfo(**file) for file in raw["files"]]})
+def _check_names(schema: DatasetSchema) -> None:
+    """Refuse what no feature and no file may be called."""
+    for name in schema.tables:
+        if name not in FEATURES and not is_feature_name(name):
+            raise ValueError(f"tables names the feature {name!r:.100}; give {NAME_RULE}")
+    for split, info in schema.splits.items():
+        for file in info.files:
+            if not file.path.isprintable():
+                raise ValueError(f"splits.{split}.files names {file.path!r:.100}, which is no file")

@@ -44,6 +44,8 @@ _INTRODUCTION = """dare: train DARE and other long-sequence recommendation model
 
 _WITHOUT_TORCH = ("doctor", "prepare", "runs")
 """Commands that need not load it, or tell what is wrong where it does not load."""
+_TOLD = (ArgumentError, ImportError, MemoryError, ValueError, RuntimeError, OSError)
+"""Errors that end a command in words; others are mistakes of this program."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"dare {arguments[0]}: interrupted; what is written stays", file=sys.stderr)
         return 130
-    except (ArgumentError, ImportError, ValueError, RuntimeError, OSError) as error:
+    except _TOLD as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise
         text = _in_words(error, arguments[0])
@@ -116,6 +118,8 @@ def load_torch() -> None:
 def _in_words(error: Exception, command: str) -> str:
     if isinstance(error, ArgumentError):
         return f"{in_one_line(error)} (`dare {command} --help` explains all)"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}".removesuffix(": ")
     # FBGEMM's libraries do not load where CUDA's build finds no driver, or both are there.
     if does_not_load(error):
         return f"{first_line(error)}\n`dare doctor` says what does not fit, and what to do"

@@ -13,6 +13,7 @@ from pipelines.loader import DataConfig
 from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
 from trainer.checkpoints.checkpoint import CheckpointConfig
+from trainer.limits import number_problems
 from trainer.optim import OptimConfig
 from trainer.reliability.watchdog import WatchdogConfig
 from trainer.sharding import ShardingConfig
@@ -106,6 +107,9 @@ class TrainConfig:
             raise ValueError(f"out_dir is {self.out_dir!r}; no folder has a NUL in its name")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
+        problems = list(number_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
 
     def check(self, schema: DatasetSchema, world: int) -> None:
         """Check what needs two sections, the data or the job, all of it before anything starts.

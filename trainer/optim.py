@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 import torch
@@ -23,6 +24,14 @@ _SPARSE = {
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
     "sgd": EmbOptimType.EXACT_SGD,
 }
+_ADAMS = ("adam", "dense_adam", "partial_rowwise_adam")
+_SPARSE_USES = {"eps": ("rowwise_adagrad", *_ADAMS), "beta1": _ADAMS, "beta2": _ADAMS}
+_DENSE_USES = {
+    **dict.fromkeys(("eps", "beta1", "beta2"), ("adam", "adamw")),
+    "weight_decay": ("adamw",),
+}
+_SCHEDULE_USES = dict.fromkeys(("decay_steps", "final_factor"), ("linear", "cosine"))
+"""Who uses a field that not all do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,7 @@ class SparseOptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_rates("optim.sparse", self)
+        _check_used("optim.sparse", self, "name", _SPARSE_USES)
 
     def fused_params(self) -> dict[str, Any]:
         """What TorchRec's sharders take."""
@@ -102,6 +112,7 @@ class DenseOptimizerConfig:
         for name, value in (("weight_decay", self.weight_decay), ("clip_norm", self.clip_norm)):
             if value < 0:
                 raise ValueError(f"optim.dense.{name} is {value}; it must be 0 or more")
+        _check_used("optim.dense", self, "name", _DENSE_USES)
 
 
 def _check_rates(section: str, config: SparseOptimizerConfig | DenseOptimizerConfig) -> None:
@@ -111,6 +122,30 @@ def _check_rates(section: str, config: SparseOptimizerConfig | DenseOptimizerCon
     for name, value in (("beta1", config.beta1), ("beta2", config.beta2)):
         if not 0 <= value < 1:
             raise ValueError(f"{section}.{name} is {value}; it must be 0 or more, and less than 1")
+
+
+def _check_used(
+    section: str,
+    config: SparseOptimizerConfig | DenseOptimizerConfig | ScheduleConfig,
+    choice: str,
+    uses: Mapping[str, Sequence[str]],
+) -> None:
+    """Refuse a value that would have no effect.
+
+    Args:
+        section: name of the config.
+        config: whose fields are looked at.
+        choice: the field that decides who uses the others.
+        uses: by field, the choices that use it.
+    """
+    chosen = getattr(config, choice)
+    for given in fields(config):
+        users, value = uses.get(given.name, (chosen,)), getattr(config, given.name)
+        if chosen not in users and value != given.default:
+            raise ValueError(
+                f"{section}.{given.name} is {value}, which {section}.{choice} {chosen} does not "
+                f"use; leave it at {given.default}, or set {choice} to {' or '.join(users)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +171,7 @@ class ScheduleConfig:
             )
         if not 0 <= self.final_factor <= 1:
             raise ValueError(f"optim.schedule.final_factor is {self.final_factor}; from 0 to 1")
+        _check_used("optim.schedule", self, "decay", _SCHEDULE_USES)
 
     def factor(self, step: int) -> float:
         """The factor at a step, counted from 0."""

@@ -22,6 +22,7 @@ Order = Literal["time", "file"]
 
 _log = logging.getLogger(__name__)
 _BATCH_ROWS = 1 << 18
+_MOST_GB, _MOST_THREADS = 1_000_000, 1024
 _TABLES = ("user", "item", "category")
 _COLUMNS = (*_TABLES, "event", "time")
 _OF_ITEMS = "arg_max(category, line) AS category, min(category) <> max(category) AS two_categories"
@@ -43,10 +44,10 @@ class Resources:
     """Of the event store; 0: one a core."""
 
     def __post_init__(self) -> None:
-        if self.memory_gb < 0.5 or self.threads < 0:
+        if not 0.5 <= self.memory_gb <= _MOST_GB or not 0 <= self.threads <= _MOST_THREADS:
             raise ValueError(
                 f"--resources are memory_gb {self.memory_gb} and threads {self.threads}; "
-                "at least 0.5 and 0 are needed"
+                f"from 0.5 to {_MOST_GB} and from 0 to {_MOST_THREADS} are needed"
             )
 
 

@@ -23,8 +23,9 @@ def format_summary(schema: DatasetSchema, out: str) -> str:
             f"{schema.counts['unsorted']:,} requests have a history that is not in order of its "
             "timestamps; a history is read in the order of its list, oldest first"
         )
-    if schema.oracle:
-        known = (f"{name} {schema.oracle[name]:.5f}" for name in schema.splits)
+    # A split whose labels are all alike has no AUC.
+    known = [f"{name} {schema.oracle[name]:.5f}" for name in schema.splits if name in schema.oracle]
+    if known:
         blocks.append("best possible AUC  " + "  ".join(known))
         for name, best in schema.oracle.items():
             split, newest, length = name.rpartition("_newest_")

@@ -42,6 +42,7 @@ HEADS = {
     "kept": (
         "--model.head.auxiliary_weight=0",
         "--optim.sparse.name=sgd",
+        "--optim.sparse.eps=1e-8",  # The default; it has none.
         "--optim.sparse.learning_rate=0.3",
     ),
 }

@@ -15,12 +15,14 @@ from trainer.distributed import run_context
 STEPS = 8
 SIDE = ("behaviour_type", "scenario")
 WIDTHS = "position: 4, interval: 8, features: {scenario: 4, behaviour_type: 8}"
+SGD = ["--optim.sparse.name=sgd", "--optim.sparse.eps=1e-8"]
+"""With the default of eps, of which it has none."""
 KINDS = {
     "unpooled row_wise": ("row_wise", ["--model.embeddings.representation_lookup=unpooled"]),
     "pooled row_wise": ("row_wise", []),
     "pooled column_wise": ("column_wise", []),
     "scored table_wise": ("table_wise", ["--model.embeddings.attention_lookup=scored"]),
-    "kept only": ("row_wise", ["--model.head.auxiliary_weight=0", "--optim.sparse.name=sgd"]),
+    "kept only": ("row_wise", ["--model.head.auxiliary_weight=0", *SGD]),
     "twin": ("row_wise", ["--model.preset=twin"]),
 }
 FOUR_RANKS = ("unpooled row_wise", "pooled row_wise")

@@ -111,6 +111,29 @@ def test_compare_makes_anew_what_is_of_other_options_and_keeps_the_rest(tmp_path
     assert f"{data} is of a log with other options or unfinished" in compare("--users=200", steps=3)
 
 
+def _compare_one(tmp_path, *options):
+    outcome = dare_without_report(
+        *("compare", f"--out={tmp_path}", f"--config={RECIPE}"),
+        *("--agreements=[0.5]", "--seeds=[1]", "--presets=[dare]", *options),
+    )
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    return outcome.err, json.loads((tmp_path / "compare.json").read_text())
+
+
+def test_compare_leaves_a_run_out_whose_test_split_has_one_class(tmp_path):
+    told, cells = _compare_one(tmp_path, "--users=1", "--options=[--loop.steps=2]")
+    assert "dare-agreement-0.5-seed-1 is left out: its test split has no AUC" in told
+    assert cells == []
+
+
+def test_compare_knows_no_planted_attention_of_hashed_ids(tmp_path):
+    options = "--options=[--data.ids=hash, --loop.steps=2, --loop.evaluate_every=0]"
+    _, (cell,) = _compare_one(tmp_path, "--users=150", options)
+    assert cell["attention"] == [None]
+    assert (tmp_path / "compare.md").read_text().splitlines()[-1].endswith("% | - |")
+
+
 def test_compare_refuses_one_folder_for_all_checkpoints(tmp_path):
     option = f"--checkpoint.folder={tmp_path / 'all'}"
     outcome = dare("compare", f"--out={tmp_path}", f'--options=["{option}"]')

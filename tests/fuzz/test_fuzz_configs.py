@@ -180,7 +180,7 @@ def _flat(tree: dict[str, Any], names: set[str], path: str = "") -> Iterator[tup
 def _same(taken: Any, value: Any) -> bool:
     """Whether a field holds what YAML says; numbers given for text are that text."""
     if isinstance(taken, float) and isinstance(value, int | float):
-        return taken == float(value) or (math.isnan(taken) and math.isnan(value))
+        return taken == float(value) and math.isfinite(taken)
     if isinstance(taken, tuple | list):
         return (
             isinstance(value, list) and len(value) == len(taken) and all(map(_same, taken, value))

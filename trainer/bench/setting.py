@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ class Effort:
     """Of all that is measured in turn; the median counts."""
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds is {self.seconds}; it must be above 0")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"--seconds is {self.seconds}; it must be above 0, and finite")
         check_least("repeats", self.repeats)
 
 

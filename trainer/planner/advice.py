@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.config import TrainConfig
+from trainer.optim import SparseOptimizerConfig
 from trainer.planner.config import PlanConfig, TableSpec, TopologySpec
 from trainer.planner.planning import DoesNotFitError, fits, shortfall
 from trainer.planner.workload import Workload
@@ -140,7 +141,11 @@ def _sharding(config: TrainConfig, plan: PlanConfig, table: str) -> Iterator[Cha
 
 def _optimizer(config: TrainConfig, plan: PlanConfig) -> Iterator[Change]:
     if "adam" in config.optim.sparse.name:
-        sparse = replace(config.optim.sparse, name="rowwise_adagrad")
+        # With the learning rate and eps of the run; Adam's betas it has none of.
+        given = config.optim.sparse
+        sparse = SparseOptimizerConfig(
+            name="rowwise_adagrad", learning_rate=given.learning_rate, eps=given.eps
+        )
         yield Change(
             told="optim.sparse.name rowwise_adagrad",
             config=replace(config, optim=replace(config.optim, sparse=sparse)),

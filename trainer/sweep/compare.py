@@ -21,7 +21,7 @@ from trainer.json_files import read_object, write_json
 from trainer.reliability.lock import locked
 from trainer.sweep.cells import spread
 from trainer.sweep.figures import PRESET_COLOURS, Line, Panel, draw_lines
-from trainer.sweep.grid import Dataset
+from trainer.sweep.grid import Dataset, each_once
 from trainer.sweep.launch import HERE, make_runner
 from trainer.sweep.runs import Ended, Run, read_options, read_run, run_all
 from trainer.telemetry.logs import configure_logging
@@ -95,6 +95,9 @@ def compare(
     Raises:
         ValueError: something asked for cannot be, or another process holds the folder.
     """
+    each_once("--presets", presets)
+    each_once("--agreements", [f"{agreement:g}" for agreement in agreements])
+    each_once("--seeds", list(map(str, seeds)))
     folder, runner = Path(out), make_runner(launcher)
     base = [f"--config={config}", *options]
     read_options(base)  # A mistake in them must not wait for the first log to be made.
@@ -126,24 +129,36 @@ def _runs_on(
 
 
 def _note(ended: Ended, cell: Cell, run: Path) -> bool:
-    """Add a run's figures to its cell; False where it failed."""
+    """Add a run's figures to its cell, if it has an AUC; False where it failed."""
     if ended.result is None:
         return False
-    cell.auc.append(ended.result["auc"])
-    cell.oracle_auc.append(ended.result["oracle_auc"])
+    auc, best = ended.result["auc"], ended.result["oracle_auc"]
+    if auc is None or best is None:
+        logger.warning(
+            "%s is left out: its test split has no AUC, as all its labels are alike; give more "
+            "--users",
+            ended.run.name,
+        )
+        return True
+    cell.auc.append(auc)
+    cell.oracle_auc.append(best)
     cell.attention.append(_closeness(run))
     return True
 
 
 def _closeness(run: Path) -> float | None:
-    """Correlation of a run's attention with what was planted; analysed if it was not since then."""
+    """Correlation of a run's attention with what was planted; analysed if it was not since then.
+
+    None where it is not known, as with `data.ids hash`, whose rows are not the planted categories.
+    """
     found = run / "analysis" / "attention.json"
     result = run / "result.json"
     content = read_object(found)
     if content is None or found.stat().st_mtime_ns < result.stat().st_mtime_ns:
         analyze_run("attention", [f"--config={run / 'config.yaml'}"])
         content = read_object(found) or {}
-    pearson: float | None = content["correlations"]["planted attention"]["attention"]["pearson"]
+    planted = content.get("correlations", {}).get("planted attention")
+    pearson: float | None = planted and planted["attention"]["pearson"]
     return pearson
 
 

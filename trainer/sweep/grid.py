@@ -167,7 +167,7 @@ def parse_presets(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise ValueError(f"--presets: {name!r} is no preset; take {', '.join(known)}, or all")
-    return _once("--presets", names)
+    return each_once("--presets", names)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -181,7 +181,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds = split_list(text)
     if "," not in text or not all(seed.isdecimal() for seed in seeds):
         raise ValueError(f"--seeds is {text}; give how many, such as 5, or a list, such as 1,2,7")
-    return tuple(int(seed) for seed in _once("--seeds", seeds))
+    # As numbers, so that 01 and 1 are the same.
+    return tuple(map(int, each_once("--seeds", [str(int(seed)) for seed in seeds])))
 
 
 def parse_datasets(text: str) -> tuple[Dataset, ...]:
@@ -191,7 +192,7 @@ def parse_datasets(text: str) -> tuple[Dataset, ...]:
         ValueError: two of one name.
     """
     folders = [folder.rstrip("/") for folder in split_list(text)]
-    labels = _once("--data", [Path(folder).name for folder in folders])
+    labels = each_once("--data", [Path(folder).name for folder in folders])
     return tuple(Dataset(label, f) for label, f in zip(labels, folders, strict=True))
 
 
@@ -216,11 +217,11 @@ def parse_vary(texts: Sequence[str]) -> tuple[Axis, ...]:
                 f"model.search.top_k, or one of {', '.join(_WIDTHS)}; FIELD+FIELD=... sets both"
             )
         ends = [field.rpartition(".")[2] for field in fields]
-        axes.append(Axis("+".join(ends), tuple(fields), _once("--vary", split_list(values))))
+        axes.append(Axis("+".join(ends), tuple(fields), each_once("--vary", split_list(values))))
     if len({axis.label for axis in axes}) < len(axes):
         axes = [Axis("+".join(axis.fields), axis.fields, axis.values) for axis in axes]
     if axes:
-        _once("--vary", [axis.label for axis in axes])
+        each_once("--vary", [axis.label for axis in axes])
     return tuple(axes)
 
 
@@ -236,8 +237,8 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _once(option: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The names, none empty, each there once.
+def each_once(option: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names, of which there are some, each there once.
 
     Raises:
         ValueError: none, or one twice.

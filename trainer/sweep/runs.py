@@ -157,7 +157,8 @@ def run_all(
             told = f"failed: {ended.error} ({ended.log})"
         else:
             _drop_checkpoints(folder / run.name, ended.result, keep)
-            auc = ended.result["auc"] or math.nan  # JSON has no NaN.
+            # JSON has no NaN.
+            auc = math.nan if ended.result["auc"] is None else ended.result["auc"]
             told = f"AUC {auc:.5f}"
             if auc > best_auc:
                 best, best_auc = f"{run.name} {auc:.5f}", auc

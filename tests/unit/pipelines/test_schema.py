@@ -68,6 +68,61 @@ def test_a_damaged_schema_is_named(tmp_path: Path, damage: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("tables.item.rows", None, "is null; it must be a whole number from 1 to 1099511627776"),
+        ("tables.item.rows", 0, "is 0; it must be a whole number from 1 to 1099511627776"),
+        ("tables.item.rows", 1 << 41, "is 2199023255552; it must be a whole number from 1 to "),
+        ("tables.item.distinct", 7.5, "is 7.5; it must be a whole number from 0 to "),
+        ("tables.item", [10, 7], r"is \[10, 7\]; it must be an object"),
+        ("splits.train.targets", "x", 'is "x"; it must be a whole number from 0 to '),
+        ("splits.train.requests", True, "is true; it must be a whole number from 0 to "),
+        ("splits.train.rows", 10**30, r"is 10{30}; it must be a whole number from 0 to "),
+        ("splits.train.history_length", None, "is null; it must be an object"),
+        ("splits.train.history_length.mean", float("nan"), "is NaN; it must be a number from 0 to"),
+        ("splits.train.files", {}, "is {}; it must be a list"),
+        ("oracle.val", -0.5, "is -0.5; it must be a number from 0 to "),
+        ("layout", "row", 'is "row"; it must be one of user, request'),
+        ("source", 3, "is 3; it must be text"),
+        ("seed", -1, "is -1; it must be a whole number from 0 to "),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_can(
+    tmp_path: Path, field: str, value: Any, told: str
+) -> None:
+    raw = dataclasses.asdict(SCHEMA)
+    *way, last = field.split(".")
+    part = raw
+    for name in way:
+        part = part[name]
+    part[last] = value
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(
+        ValueError, match=rf"^data\.schema: .* is damaged: {field} {told}"
+    ) as raised:
+        load_schema(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "files", "told"),
+    [
+        ({"user_id": {"rows": 2, "distinct": 1}}, [], "tables names the feature 'user_id'; give "),
+        ({}, [{"path": "a\0b", "rows": 2, "sha256": "ab"}], r"names 'a\\x00b', which is no file"),
+    ],
+)
+def test_a_name_that_cannot_be_is_told(tmp_path: Path, tables: Any, files: Any, told: str) -> None:
+    raw = dataclasses.asdict(SCHEMA)
+    raw["tables"] |= tables
+    raw["splits"]["train"]["files"] += files
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=rf"schema\.json is damaged: .*{told}"):
+        load_schema(str(path))
+
+
+@pytest.mark.parametrize(
     "missing",
     [
         "tables",
@@ -98,14 +153,18 @@ def test_what_a_schema_lacks_is_named(tmp_path: Path, missing: str) -> None:
     ("content", "problem"),
     [
         ('{"format": 1', r"is not JSON"),
+        (b'{"format": "\xff"}', r"is not JSON"),
+        ("[" * 100_000, r"is not JSON"),
         ('{"format": 2}', r"has format 2; this version reads format 1"),
         ("{}", r"has format None; this version reads format 1"),
         ("[1]", r"has format list; this version reads format 1"),
     ],
 )
-def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, problem: str) -> None:
+def test_a_file_that_is_no_schema_is_named(
+    tmp_path: Path, content: str | bytes, problem: str
+) -> None:
     path = tmp_path / "schema.json"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=rf"data\.schema: .*schema\.json {problem}"):
         load_schema(str(path))
 

@@ -31,6 +31,19 @@ def test_a_stack_that_does_not_load_is_told_with_its_cause_and_leads_to_the_doct
     assert advice == "dare train: error: `dare doctor` says what does not fit, and what to do"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("", ""), ("Unable to allocate 44.7 GiB", ": Unable to allocate 44.7 GiB")],
+)
+def test_memory_that_is_not_there_is_a_failure_told_in_a_line(monkeypatch, capsys, said, told):
+    def full(_arguments):
+        raise MemoryError(*filter(None, [said]))
+
+    monkeypatch.setattr(commands, "train", full)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == f"dare train: error: not enough memory{told}\n"
+
+
 def test_other_errors_are_their_own_words(monkeypatch, capsys):
     def full(_arguments):
         raise OSError(28, "No space left on device")

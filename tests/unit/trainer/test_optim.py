@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from trainer.optim import (
     DenseOptimizerConfig,
     OptimConfig,
     ScheduleConfig,
+    SparseOptimizer,
     SparseOptimizerConfig,
     make_optimizers,
 )
@@ -55,6 +58,57 @@ def test_the_factor_follows_the_schedule(schedule: ScheduleConfig, expected: lis
 def test_a_schedule_that_makes_no_sense_is_an_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScheduleConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        (
+            DenseOptimizerConfig,
+            {"weight_decay": 0.1},
+            r"optim\.dense\.weight_decay is 0\.1, which optim\.dense\.name adam does not use; "
+            r"leave it at 0\.0, or set name to adamw$",
+        ),
+        (
+            DenseOptimizerConfig,
+            {"name": "sgd", "beta1": 0.5},
+            r"optim\.dense\.beta1 is 0\.5, .* leave it at 0\.9, or set name to adam or adamw$",
+        ),
+        (
+            SparseOptimizerConfig,
+            {"name": "rowwise_adagrad", "beta2": 0.9},
+            r"optim\.sparse\.beta2 is 0\.9, .* leave it at 0\.999, or set name to adam or ",
+        ),
+        (
+            SparseOptimizerConfig,
+            {"name": "sgd", "eps": 1e-3},
+            r"optim\.sparse\.eps is 0\.001, .* or set name to rowwise_adagrad or adam or ",
+        ),
+        (
+            ScheduleConfig,
+            {"decay_steps": 9},
+            r"optim\.schedule\.decay_steps is 9, which optim\.schedule\.decay constant does not "
+            r"use; leave it at 0, or set decay to linear or cosine$",
+        ),
+        (ScheduleConfig, {"final_factor": 0.1}, r"optim\.schedule\.final_factor is 0\.1, which "),
+    ],
+)
+def test_a_value_that_nothing_would_use_is_refused(kind: Any, options: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (DenseOptimizerConfig, get_args(get_type_hints(DenseOptimizerConfig)["name"])),
+        (SparseOptimizerConfig, get_args(SparseOptimizer)),
+    ],
+)
+def test_every_optimizer_takes_all_defaults_as_a_run_writes_them(kind: Any, names: Any) -> None:
+    for name in names:
+        written = dataclasses.asdict(kind()) | {"name": name}
+        assert dataclasses.asdict(kind(**written)) == written
 
 
 @pytest.fixture

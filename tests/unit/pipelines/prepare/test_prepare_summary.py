@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from pipelines.prepare.summary import format_summary
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
 
@@ -44,6 +46,21 @@ def test_the_summary_accounts_for_every_row_and_says_what_to_type_next():
     assert "item table 1,080,667 rows, 1,080,666 ids and padding" in lines
     assert "next dare train --config launch/recipes/tmall_dare.yaml" in lines
     assert "quarantine" not in text
+
+
+@pytest.mark.parametrize(
+    ("oracle", "told"),
+    [
+        ({"train": 0.75, "train_logloss": 0.5}, ["best possible AUC train 0.75000"]),
+        ({"train_logloss": 0.5}, []),
+    ],
+)
+def test_a_split_of_one_class_has_no_best_auc(oracle, told):
+    schema = _schema({"damaged": 0})
+    splits = schema.splits | {"test": schema.splits["train"]}
+    text = format_summary(replace(schema, splits=splits, oracle=oracle), "data/tmall")
+    found = [" ".join(line.split()) for line in text.splitlines() if "best possible" in line]
+    assert found == told
 
 
 def test_the_summary_says_where_damaged_rows_are():

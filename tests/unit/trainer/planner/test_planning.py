@@ -64,7 +64,8 @@ def test_a_row_wise_shard_takes_its_rows_their_state_and_a_steps_ids_and_rows():
     [("sgd", 0), ("rowwise_adagrad", 250 * 4), ("partial_rowwise_adam", 250 * (16 * 4 + 4))],
 )
 def test_the_optimizers_state_counts(optimizer, state):
-    figures = _figures(_workload(ROW_WISE, f"--optim.sparse.name={optimizer}", gpus_a_host=4))
+    options = f"--optim.sparse.name={optimizer}", "--optim.sparse.eps=1e-8"
+    figures = _figures(_workload(ROW_WISE, *options, gpus_a_host=4))
     assert _item(figures).hbm_bytes == 4 * (16_000 + state + 2 * IDS * 8 + IDS * 16 * 4)
 
 
@@ -153,11 +154,11 @@ def test_what_is_reserved_is_not_for_tables():
     assert workload.host_capacity == 375_000_000
 
 
-def _told(workload):
+def _told(workload, *options):
     with pytest.raises(DoesNotFitError) as failed:
         find_plan(workload)
     text = explain(
-        small_config(*OPTIONS),
+        small_config(*OPTIONS, *options),
         workload,
         failed.value,
         lambda config, planning: make_workload(config, small_schema(), planning, TopologySpec()),
@@ -180,6 +181,12 @@ def test_only_changes_that_make_it_fit_are_told():
     with pytest.raises(DoesNotFitError):
         find_plan(_workload(fp16, **small))
     find_plan(_workload(ROW_WISE, "--optim.sparse.name=rowwise_adagrad", **small))
+
+
+def test_rowwise_adagrad_is_told_to_a_run_whose_adam_has_betas_of_its_own():
+    assert "it would fit with optim.sparse.name rowwise_adagrad" in _told(
+        _too_small(), "--optim.sparse.beta1=0.8"
+    )
 
 
 def test_where_no_change_alone_helps_several_are_told_together():

@@ -51,7 +51,7 @@ def test_seeds_are_a_number_or_a_list():
     assert parse_seeds("5,1,2") == (5, 1, 2)
 
 
-@pytest.mark.parametrize("text", ["0", "", "a", "1;2", "1,a", "-1", "1,1"])
+@pytest.mark.parametrize("text", ["0", "", "a", "1;2", "1,a", "-1", "1,1", "01,1"])
 def test_other_seeds_are_refused(text):
     with pytest.raises(ValueError, match="--seeds"):
         parse_seeds(text)

@@ -18,8 +18,8 @@ RESULT = {"auc": 0.7, "best_step": 3}
 class FakeRunner:
     """Leaves a result in the folder of a run, unless it is to fail."""
 
-    def __init__(self, codes: dict[str, int] | None = None) -> None:
-        self.codes = codes or {}
+    def __init__(self, codes: dict[str, int] | None = None, auc: float | None = 0.7) -> None:
+        self.codes, self.result = codes or {}, RESULT | {"auc": auc}
         self.calls: list[str] = []
         self.resumed: list[bool] = []
 
@@ -32,7 +32,7 @@ class FakeRunner:
         code = self.codes.get(folder.name, 0)
         log.write_text("dare train: error: it broke\n" if code else "fine\n")
         if code == 0:
-            (folder / "result.json").write_text(json.dumps(RESULT))
+            (folder / "result.json").write_text(json.dumps(self.result))
         return code
 
 
@@ -176,6 +176,16 @@ def test_progress_tells_place_best_and_what_is_left(tmp_path, caplog):
         list(run_all(runs_of(a=1, b=1), tmp_path, FakeRunner({"b": 1})))
     assert "run 1 of 2: a: AUC 0.70000; best so far a 0.70000; 1 to make, 00:0" in caplog.text
     assert "run 2 of 2: b: failed: it broke" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("auc", "told"),
+    [(0.0, "AUC 0.00000; best so far a 0.00000;"), (None, "AUC nan; best so far none;")],
+)
+def test_an_auc_of_0_is_told_apart_from_none(tmp_path, caplog, auc, told):
+    with caplog.at_level("INFO", "trainer"):
+        list(run_all(runs_of(a=1), tmp_path, FakeRunner(auc=auc)))
+    assert f"run 1 of 1: a: {told}" in caplog.text
 
 
 @pytest.mark.parametrize(
