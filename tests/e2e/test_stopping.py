@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +134,28 @@ def test_a_second_ctrl_c_leaves_at_once(data, tmp_path, monkeypatch):
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "dare train: interrupted; what is written stays"
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_ctrl_c_that_ends_the_reader_of_stderr_too_saves_the_step(data, tmp_path):
+    """As in a terminal, under `2>&1 | tee log`, where nobody reads what is told any more."""
+    options = [*data, f"--out_dir={tmp_path}", "--telemetry.log_every=1", "--loop.epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *options],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    while b"step 2 " not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    time.sleep(0.1)  # Some lines are lost before the press.
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    note = json.loads((tmp_path / "run" / "ended.json").read_text())
+    assert (note["state"], note["reason"][:17]) == ("interrupted", "stopped by Ctrl-C")
+    assert (tmp_path / "run" / "checkpoints" / f"step-{note['step']:08d}").is_dir()
 
 
 def test_one_press_that_comes_twice_is_one(capfd):
