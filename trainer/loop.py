@@ -25,6 +25,7 @@ from trainer.json_files import write_json
 from trainer.outcome import leave_result, make_result, told
 from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
+from trainer.reliability.ending import DivergedError
 from trainer.reliability.stopping import Stopped
 from trainer.report.attention_map import planted_beside
 from trainer.saved_run import resume_run, save_run
@@ -60,7 +61,6 @@ class Trainer:
         self.telemetry_window: dict[str, float] = {}
         self.step = 0
         self.seconds = 0.0
-        self.metrics: dict[str, float] = {}
 
     @cached_property
     def train_stream(self) -> BatchStream:
@@ -160,9 +160,10 @@ class Trainer:
                 pipeline.detach()
                 losses.check(self.step)
                 with telemetry.paused():
-                    if self._due(config.loop.evaluate_every):
+                    scores = self._due(config.loop.evaluate_every)
+                    self._save(telemetry, prune=not scores)
+                    if scores:
                         self._evaluate(telemetry)
-                    self._save(telemetry)
                 attach_again(pipeline, self.run.model)
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
@@ -176,38 +177,41 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _evaluate(self, telemetry: Telemetry) -> None:
+        """Score the step, which is saved: what goes wrong here costs none of its training."""
         try:
-            self.metrics = self.evaluate("val").metrics
+            metrics = self.evaluate("val").metrics
         except Stopped:
-            self._save_stopped(telemetry)
+            self.checkpoints.wait()
             raise
-        check_scores(self.metrics, self.step)
-        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(self.metrics).items()})
+        self.checkpoints.wait()
+        try:
+            check_scores(metrics, self.step)
+        except DivergedError:
+            self.checkpoints.remove(self.step)
+            raise
+        self.checkpoints.set_metrics(self.step, _finite(metrics))
+        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
-        if latest is None or latest[1].step < self.step:
+        saved = latest is not None and latest[1].step == self.step
+        if not saved:
+            self._save(telemetry, prune=False)
+        if latest is None or not (saved and latest[1].metrics):
             self._evaluate(telemetry)
-            self._save(telemetry)
-        elif not latest[1].metrics:
-            self._evaluate(telemetry)
-            self.checkpoints.set_metrics(latest[0], self._finite_metrics())
 
     def _save_stopped(self, telemetry: Telemetry) -> None:
         """Save a step that was not due to be saved, unless it is saved already."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
         if self.step and (latest is None or latest[1].step < self.step):
-            self._save(telemetry)
+            self._save(telemetry, prune=True)
             self.checkpoints.wait()
 
-    def _finite_metrics(self) -> dict[str, float]:
-        return {name: value for name, value in self.metrics.items() if math.isfinite(value)}
-
-    def _save(self, telemetry: Telemetry) -> None:
-        """Save, with the metrics of this step's evaluation if there was one."""
+    def _save(self, telemetry: Telemetry, *, prune: bool) -> None:
+        """Save; without pruning where the step is scored next, after which older ones may go."""
         beside = {}
         if self.context.is_main:
             plan = (self.folder / "plan.json").read_text()
@@ -218,12 +222,11 @@ class Trainer:
             self.train_stream,
             step=self.step,
             seconds=self.seconds,
-            metrics=self._finite_metrics(),
             window=telemetry.window(),
             beside=beside,
+            prune=prune,
         )
         telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
-        self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective.
@@ -298,3 +301,7 @@ class Trainer:
             self.context.wait()
         telemetry.trackers.end("finished", result)
         return result
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

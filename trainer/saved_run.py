@@ -35,9 +35,9 @@ def save_run(
     *,
     step: int,
     seconds: float,
-    metrics: Mapping[str, float],
     window: Mapping[str, float],
     beside: Mapping[str, str],
+    prune: bool,
 ) -> None:
     """Write a checkpoint, or begin to; a collective.
 
@@ -47,9 +47,9 @@ def save_run(
         stream: whose place is saved.
         step: finished steps.
         seconds: spent training.
-        metrics: of this step's evaluation, empty where there was none.
         window: of telemetry.
         beside: further text files by name; rank 0's count.
+        prune: remove older checkpoints that need not stay then.
 
     Raises:
         RuntimeError: it could not be written; what was complete before is as it was.
@@ -61,10 +61,10 @@ def save_run(
         world=checkpoints.context.world,
         seconds=seconds,
         optimizers=run.optimizers.config.names(),
-        metrics=dict(metrics),
+        metrics={},
     )
     files = {_PLACE_FILE: json.dumps(place), _WINDOW_FILE: json.dumps(window), **beside}
-    checkpoints.save(run.model, run.optimizers, manifest, files)
+    checkpoints.save(run.model, run.optimizers, manifest, files, prune=prune)
 
 
 def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -> Resumed | None:

@@ -31,6 +31,7 @@ from trainer.checkpoints.tensor_files import TensorReader
 from trainer.checkpoints.writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers
+from trainer.reliability.ending import SaveError
 from trainer.sharding import average_replicas, set_optimizer_step
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Checkpoints:
         self.store, self.config, self.context = Store(folder), config, context
         # What is written beside training needs a group of its own: its collectives come in between.
         group = dist.new_group(backend="gloo") if config.asynchronous else context.control
-        self._writer = CheckpointWriter(self.store, context, group, then=self._prune)
+        self._writer = CheckpointWriter(self.store, context, group, prune=self._prune)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -180,6 +181,8 @@ class Checkpoints:
         optimizers: Optimizers,
         manifest: Manifest,
         beside: Mapping[str, str],
+        *,
+        prune: bool = True,
     ) -> None:
         """Write a checkpoint, or begin to; a collective.
 
@@ -188,6 +191,7 @@ class Checkpoints:
             optimizers: whose state is saved.
             manifest: what to say of it; `files` is filled in here.
             beside: text files to write with it, by name; rank 0's count.
+            prune: remove older ones that need not stay then; otherwise `set_metrics` does.
 
         Raises:
             RuntimeError: this save, or the asynchronous one before it, could not be written; what
@@ -199,9 +203,9 @@ class Checkpoints:
             average_replicas(model)
             snapshot = take_snapshot(model, optimizers, self.context)
             if self.config.asynchronous:
-                self._writer.start(copy_snapshot(snapshot), manifest, beside)
+                self._writer.start(copy_snapshot(snapshot), manifest, beside, prune=prune)
             else:
-                self._writer.write(snapshot, manifest, beside)
+                self._writer.write(snapshot, manifest, beside, prune=prune)
 
     def wait(self) -> None:
         """Wait for the save that is being written, if there is one.
@@ -214,19 +218,38 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Remove checkpoints that need not stay."""
-        best = self._best()
-        for old in self.store.complete()[: -self.config.keep_last]:
-            if best is None or old != best[0]:
-                self.store.remove(old)
+        try:
+            best = self._best()
+            for old in self.store.complete()[: -self.config.keep_last]:
+                if best is None or old != best[0]:
+                    self.store.remove(old)
+        except (OSError, ValueError) as error:  # What is complete stays so all the same.
+            logger.warning("old checkpoints stay behind: %s", error)
 
-    def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Let the manifest of a checkpoint tell its evaluation; a collective."""
-        manifest = replace(self._manifest(name), metrics=dict(metrics))
+    def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Let a step's checkpoint tell its evaluation; remove what need not stay. A collective.
+
+        Raises:
+            RuntimeError: that could not be written.
+        """
+        name = self.store.name_of(step)
 
         def write() -> None:
+            manifest = replace(self._manifest(name), metrics=dict(metrics))
             self.store.write(name, MANIFEST_FILE, manifest.to_json())
+            self._prune()
 
-        self.context.on_main(write)
+        try:
+            self.context.on_main(write)
+        except OSError as error:
+            raise SaveError(
+                f"the evaluation of {self.store.path(name)} could not be written: {error}; "
+                "free space, then --resume"
+            ) from error
+
+    def remove(self, step: int) -> None:
+        """Remove the checkpoint of a step; a collective."""
+        self.context.on_main(lambda: self.store.remove(self.store.name_of(step)))
 
     def restore(
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers

@@ -46,9 +46,13 @@ class Store:
         """Path or URL of a checkpoint, or of a file of it."""
         return "/".join([self.folder, name, *([file] if file else [])])
 
+    def name_of(self, step: int) -> str:
+        """Name of the checkpoint of a step."""
+        return f"step-{step:08d}"
+
     def path_of(self, step: int) -> str:
         """Path or URL of the checkpoint of a step."""
-        return self.path(f"step-{step:08d}")
+        return self.path(self.name_of(step))
 
     def aside(self, name: str) -> str:
         """Where a checkpoint is written before it is complete."""
