@@ -59,7 +59,7 @@ class Trainer:
             config.checkpoint.folder or str(self.folder / "checkpoints"), config.checkpoint, context
         )
         self.telemetry_window: dict[str, float] = {}
-        self.step = 0
+        self.step, self.scored = 0, True
         self.seconds = 0.0
 
     @cached_property
@@ -110,6 +110,9 @@ class Trainer:
         every = self.config.loop.check_loss_every
         losses = LossWatch(self.run.model, self.context, every, keep)
         with self.checkpoints, telemetry, losses:
+            if not self.scored and self._due(self.config.loop.evaluate_every):
+                with telemetry.paused():
+                    self._evaluate(telemetry)
             self._steps(telemetry, losses)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
@@ -256,7 +259,8 @@ class Trainer:
         if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        self.step, self.seconds = resumed.step, resumed.seconds
+        self.step, self.scored = resumed.step, resumed.scored
+        self.seconds = resumed.seconds
         self.telemetry_window = resumed.window
         self.context.progress.resume_at(self.step)
 

@@ -17,6 +17,14 @@ from trainer.reliability.stopping import StopRequest
 from trainer.task import TrainTask
 
 STEPS = ("--data.batch_size=256", "--telemetry.log_every=1")
+OVERFITS = (
+    *STEPS,
+    "--loop.steps=12",
+    "--loop.evaluate_every=4",
+    "--checkpoint.keep_last=1",
+    "--optim.sparse.learning_rate=0.5",
+    "--optim.dense.learning_rate=0.1",
+)
 
 
 def _signalled(monkeypatch, number, *, call, training=True):
@@ -102,6 +110,29 @@ def test_a_signal_during_an_evaluation_on_the_way_saves_its_step_without_a_score
     resumed = dare_without_report("train", *options, "--resume").result
     assert resumed["samples"] == TARGETS["train"]
     assert rows_of(tmp_path / "run", "train/loss") == rows_of(straight[1], "train/loss")
+
+
+@pytest.fixture(scope="module")
+def overfitted(data, tmp_path_factory):
+    """A run whose best step is the first one that is scored."""
+    out = tmp_path_factory.mktemp("overfitted")
+    result = dare_without_report("train", *data, *OVERFITS, f"--out_dir={out}").result
+    assert result["best_step"] == 4, "another step is the best, so this shows nothing"
+    return result, out / "run"
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_by_the_resume(
+    data, tmp_path, overfitted, monkeypatch
+):
+    options = [*data, *OVERFITS, f"--out_dir={tmp_path}"]
+    with monkeypatch.context() as patched:
+        _signalled(patched, signal.SIGTERM, call=1, training=False)
+        assert dare_without_report("train", *options).code == 143
+    resumed = dare_without_report("train", *options, "--resume").result
+    for name in ("best_step", "val_auc", "auc", "logloss"):
+        assert resumed[name] == overfitted[0][name], name
+    for name in ("eval/auc", "train/loss"):
+        assert rows_of(tmp_path / "run", name) == rows_of(overfitted[1], name)
 
 
 def test_a_signal_before_the_first_step_leaves_no_checkpoint(data, tmp_path, monkeypatch):
