@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,18 +16,17 @@ from pipelines.overlap import attach_again, check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
 from trainer.build import build, check_splits, describe_sizes, expected_steps, open_stream
 from trainer.checkpoints.checkpoint import Checkpoints
-from trainer.checkpoints.manifest import DamagedCheckpointError, Manifest
+from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
-from trainer.json_files import write_json
-from trainer.outcome import leave_result, make_result, told
+from trainer.outcome import leave_description, leave_result, make_result, told
 from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
 from trainer.reliability.ending import DivergedError
 from trainer.reliability.stopping import Stopped
 from trainer.report.attention_map import planted_beside
-from trainer.saved_run import resume_run, save_run
+from trainer.saved_run import load_best, resume_run, save_run
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry.step_probe import StepProbe
@@ -56,7 +54,10 @@ class Trainer:
         self.folder = Path(config.out_dir) / config.name
         self.run = build(config, self.schema, context)
         self.checkpoints = Checkpoints(
-            config.checkpoint.folder or str(self.folder / "checkpoints"), config.checkpoint, context
+            config.checkpoint.folder or str(self.folder / "checkpoints"),
+            config.checkpoint,
+            context,
+            config.name,
         )
         self.telemetry_window: dict[str, float] = {}
         self.step, self.scored = 0, True
@@ -107,8 +108,7 @@ class Trainer:
             total_steps=expected_steps(self.config, self.schema, self.context.world),
         )
         keep = partial(keep_batch, self.run.model, self.context, self.folder, self.config_yaml)
-        every = self.config.loop.check_loss_every
-        losses = LossWatch(self.run.model, self.context, every, keep)
+        losses = LossWatch(self.run.model, self.context, self.config.loop.check_loss_every, keep)
         with self.checkpoints, telemetry, losses:
             if not self.scored and self._due(self.config.loop.evaluate_every):
                 with telemetry.paused():
@@ -192,7 +192,7 @@ class Trainer:
         except DivergedError:
             self.checkpoints.remove(self.step)
             raise
-        self.checkpoints.set_metrics(self.step, _finite(metrics))
+        self.checkpoints.set_metrics(self.step, metrics)
         telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
 
     def _end(self, telemetry: Telemetry) -> None:
@@ -272,19 +272,11 @@ class Trainer:
         """Write what the run is before it starts, and log its sizes."""
         logger.info("%s: %s", self.folder, describe_sizes(self.run, self.schema, self.context))
         if self.context.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(self.config_yaml)
-            write_json(self.folder / "plan.json", self.run.placement.rows)
+            leave_description(self.folder, self.config_yaml, self.run.placement)
 
     def _finish(self, telemetry: Telemetry) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
-        best = self.checkpoints.best() or self.checkpoints.latest()
-        if best is not None and best[1].step != self.step:
-            try:
-                self.load(best[0])
-            except DamagedCheckpointError as error:
-                logger.warning("%s; the last step is scored instead", error)
-                best = self.checkpoints.latest()
+        best = load_best(self.checkpoints, self.run, self.step)
         split: Split = "test" if self.config.data.test else "val"
         evaluation = self.evaluate(split)
         result = make_result(
@@ -293,7 +285,7 @@ class Trainer:
             split,
             evaluation.metrics,
             oracle_auc=self.schema.best_auc(split, self.config.data.history_length),
-            best=best[1] if best else None,
+            best=best,
             step=self.step,
             samples=self.train_stream.samples,
             seconds=self.seconds,
@@ -305,7 +297,3 @@ class Trainer:
             self.context.wait()
         telemetry.trackers.end("finished", result)
         return result
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}

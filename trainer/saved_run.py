@@ -58,6 +58,7 @@ def save_run(
     """
     place = stream.place_after(step)
     manifest = Manifest(
+        run=checkpoints.run,
         step=step,
         samples=int(place["samples"]),
         world=checkpoints.context.world,
@@ -103,3 +104,24 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
             "--overwrite starts the run anew"
         )
     return None
+
+
+def load_best(checkpoints: Checkpoints, run: ShardedRun, step: int) -> Manifest | None:
+    """Read the best checkpoint, or the newest where none is scored; a collective.
+
+    Args:
+        checkpoints: of the run.
+        run: what is read into.
+        step: which it holds. It keeps that one where the best is that, or damaged.
+
+    Returns:
+        What the checkpoint says of itself, None where there is none.
+    """
+    best = checkpoints.best() or checkpoints.latest()
+    if best is not None and best[1].step != step:
+        try:
+            checkpoints.restore(best[0], run.model, run.optimizers)
+        except DamagedCheckpointError as error:
+            logger.warning("%s; the last step is scored instead", error)
+            best = checkpoints.latest()
+    return best[1] if best else None

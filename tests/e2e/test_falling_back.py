@@ -61,7 +61,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew(data, tmp_path):
     outcome = dare_without_report("train", *options, "--resume")
     assert (outcome.code, outcome.out) == (2, "")
     assert "every checkpoint is damaged (2, set aside as damaged-*)" in outcome.err
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("*step-*")) == [
         "damaged-step-00000003",
         "damaged-step-00000006",
     ]

@@ -38,6 +38,8 @@ class Manifest:
     """Of the evaluation at this step; empty where there was none."""
     files: dict[str, FileDigest] = dataclasses.field(default_factory=dict)
     """All files but this one, by name."""
+    run: str = ""
+    """Name of the run; empty in checkpoints of before it was told."""
     format: int = FORMAT
 
     def to_json(self) -> str:
