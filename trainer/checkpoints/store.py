@@ -128,14 +128,14 @@ class Store:
         """Remove it."""
         self._fs.rm_file(self._at(name))
 
-    def read(self, name: str, file: str) -> str:
-        """The text of a small file.
+    def read(self, name: str, file: str) -> bytes:
+        """What a small file holds.
 
         Raises:
             OSError: it is not there.
         """
-        text: str = self._fs.cat_file(self._at(name, file)).decode()
-        return text
+        content: bytes = self._fs.cat_file(self._at(name, file))
+        return content
 
     def write(self, name: str, file: str, text: str) -> FileDigest:
         """Write a small file as a whole or not at all."""
