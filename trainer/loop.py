@@ -70,9 +70,10 @@ class Trainer:
         return open_stream(config, "train", self.schema, self.context, epochs=config.loop.epochs)
 
     def check_data(self) -> None:
-        """Look for the files of every split, as `open_stream` and `check_splits`."""
+        """Look at what is read later: `open_stream`, `check_splits` and `planted_beside`."""
         assert self.train_stream.batches == 0
         check_splits(self.config, self.schema, self.context)
+        planted_beside(self.config.data)
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end and leave `result.json` and `report.html`; a collective.
@@ -247,8 +248,7 @@ class Trainer:
                 self.context,
                 config.loop,
                 history_length=config.data.history_length,
-                # What is planted goes by category id, which hashing changes.
-                planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
+                planted=planted_beside(config.data),
             )
         finally:
             # FBGEMM's CUDA lookups count a step each time they run forward, Adam corrects by it.
