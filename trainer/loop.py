@@ -128,7 +128,7 @@ class Trainer:
         pipeline = make_pipeline(
             self.run.model, self.run.optimizers.combined, self.context.device, config.loop.overlap
         )
-        probe = StepProbe(config.telemetry, self.context)
+        self.probe = probe = StepProbe(config.telemetry, self.context, self.telemetry_window)
         self.run.model.train()
         first, waited = True, self.train_stream.waited_s
         while True:
@@ -152,9 +152,9 @@ class Trainer:
                 samples=output.label_T.numel(),
                 behaviours=output.num_behaviours,
                 data_wait_s=self.train_stream.waited_s - waited,
+                imbalance=self.train_stream.imbalance_of(self.step),
                 scalars=lambda rates=rates: {  # type: ignore[misc]
                     **{f"train/learning_rate_{kind}": rate for kind, rate in rates.items()},
-                    "train/behaviour_imbalance": self.train_stream.take_imbalance(),
                     **probe.scalars(),
                 },
             )
@@ -226,7 +226,7 @@ class Trainer:
             self.train_stream,
             step=self.step,
             seconds=self.seconds,
-            window=telemetry.window(),
+            window=telemetry.window() | self.probe.window(),
             beside=beside,
             prune=prune,
         )
