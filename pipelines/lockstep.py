@@ -90,7 +90,6 @@ class BatchStream(Iterator[Batch]):
         self._ahead: Vote | None = None
         self._places, self._next_reader = list(self._start.places), 0
         self._standings: OrderedDict[int, _Standing] = OrderedDict()
-        self._imbalance, self._counted = 0.0, 0
         self.epoch = 0
         self.batches = 0
         """Batches given out, over all epochs and resumed runs."""
@@ -155,9 +154,9 @@ class BatchStream(Iterator[Batch]):
         batch.total_weight.fill_(result.weight)
         self.batches += 1
         self.samples += result.weight
-        self._imbalance += result.imbalance
-        self._counted += 1
-        self._remember(_Standing(self.epoch, self.samples, vote.places, vote.next_reader))
+        self._remember(
+            _Standing(self.epoch, self.samples, vote.places, vote.next_reader, result.imbalance)
+        )
         return batch
 
     def _remember(self, standing: _Standing) -> None:
@@ -165,11 +164,13 @@ class BatchStream(Iterator[Batch]):
         if len(self._standings) > _REMEMBERED_PLACES:
             self._standings.popitem(last=False)
 
-    def take_imbalance(self) -> float:
-        """Behaviours of the fullest rank over the mean of all, mean of the batches since asked."""
-        mean = self._imbalance / self._counted if self._counted else 1.0
-        self._imbalance, self._counted = 0.0, 0
-        return mean
+    def imbalance_of(self, batch: int) -> float:
+        """Behaviours of the fullest rank over the mean of all, in the batch of a number, from 1.
+
+        Raises:
+            KeyError: the batch was given out too long ago.
+        """
+        return self._standings[batch].imbalance
 
     def place_after(self, batches: int) -> dict[str, Any]:
         """Where all ranks go on after so many batches; a collective.
@@ -244,3 +245,5 @@ class _Standing:
     """Of its readers."""
     next_reader: int
     """Whose turn it is."""
+    imbalance: float = 1.0
+    """Of the batch."""

@@ -7,6 +7,7 @@ T targets; `pipelines.synthetic` derives the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -200,12 +201,12 @@ def load_planted(path: str) -> Planted:
     """Read `planted.npz`, which `dare prepare synthetic` leaves beside `schema.json`.
 
     Raises:
-        ValueError: the file is missing or lacks a field.
+        ValueError: the file is missing, damaged or lacks a field.
     """
     if not storage.exists(path):
         raise ValueError(f"{path} is not there; only a dataset of `dare prepare synthetic` has one")
-    with storage.open_file(path, "rb") as stream, np.load(stream, allow_pickle=False) as raw:
-        try:
+    try:
+        with storage.open_file(path, "rb") as stream, np.load(stream, allow_pickle=False) as raw:
             return Planted(
                 attention=raw["attention"],
                 meaning=raw["meaning"],
@@ -214,8 +215,8 @@ def load_planted(path: str) -> Planted:
                 gain=float(raw["gain"]),
                 bias=float(raw["bias"]),
             )
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: {error}; prepare the dataset again") from error
+    except (LookupError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: {error}; prepare the dataset again") from error
 
 
 def draw_vectors(

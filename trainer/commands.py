@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.parsing import choose, make_parser, values_of
+from trainer.telling import print_result
 
 
 def doctor(arguments: list[str]) -> int:
@@ -116,7 +117,8 @@ def train(arguments: list[str]) -> int:
     except Stopped as stopped:
         return stopped.exit_code
     if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps(result))
+        folder = Path(config.out_dir) / config.name
+        print_result(json.dumps(result), folder / "result.json")
     return 0
 
 

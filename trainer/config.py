@@ -12,7 +12,7 @@ from modules.presets import check_preset
 from pipelines.loader import DataConfig
 from pipelines.overlap import Overlap
 from pipelines.schema import DatasetSchema
-from trainer.checkpoints.checkpoint import CheckpointConfig
+from trainer.checkpoints.config import CheckpointConfig
 from trainer.limits import number_problems
 from trainer.optim import OptimConfig
 from trainer.reliability.watchdog import WatchdogConfig

@@ -165,6 +165,11 @@ def _default_store() -> Store:
 def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
     """A store that the ranks of this start share; all of them are there."""
     if "RANK" not in os.environ:
+        if world > 1:
+            raise ValueError(
+                f"WORLD_SIZE is {world}, and RANK is not set; start several ranks with torchrun or "
+                "torchx, which set both, and a single process without WORLD_SIZE"
+            )
         return HashStore()
     limit = RENDEZVOUS_TIMEOUT
     if watch.hang_s:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoints.writable import check_writable
 from trainer.config import TrainConfig
 from trainer.distributed import run_context
 from trainer.loop import Trainer
@@ -46,14 +48,18 @@ def train_job(
         _check_folder(folder, resume=resume, overwrite=overwrite)
         trainer = Trainer(config, context, config_yaml)
         trainer.check_data()
-        trainer.checkpoints.check_writable()
+        check_writable(trainer.checkpoints.store, context)
         return _in_folder(trainer, folder, resume=resume, overwrite=overwrite)
 
 
 def _in_folder(trainer: Trainer, folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
-    """Hold the folder and train; a collective."""
-    context = trainer.context
-    with locked_by_main(folder, "choose another --name", context):
+    """Hold the folder, and a local one of checkpoints, and train; a collective."""
+    context, store = trainer.context, trainer.checkpoints.store
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked_by_main(folder, "choose another --name", context))
+        if store.is_local and Path(store.folder).resolve() != folder.resolve():
+            kept, otherwise = Path(store.folder), "choose another checkpoint.folder"
+            held.enter_context(locked_by_main(kept, otherwise, context))
         # Only now: a mistake in the config must not cost the old run.
         if overwrite:
             trainer.checkpoints.clear()
@@ -109,13 +115,18 @@ def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Delete the run that a folder holds, nothing else, and not the lock that is held."""
-    if not (folder / "config.yaml").exists():
-        return
+    """Delete the run that a folder holds, nothing else, and not the locks that are held."""
+    if (folder / "config.yaml").exists():
+        _empty_but_for_locks(folder)
+
+
+def _empty_but_for_locks(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name == LOCK_FILE:
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink()
+        elif (path / LOCK_FILE).exists():
+            _empty_but_for_locks(path)
+        else:
+            shutil.rmtree(path)

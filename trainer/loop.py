@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,17 +16,17 @@ from pipelines.overlap import attach_again, check_overlap, make_pipeline
 from pipelines.schema import DatasetSchema, load_schema
 from trainer.build import build, check_splits, describe_sizes, expected_steps, open_stream
 from trainer.checkpoints.checkpoint import Checkpoints
-from trainer.checkpoints.manifest import DamagedCheckpointError, Manifest
+from trainer.checkpoints.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
 from trainer.evaluate import Evaluation, evaluate
-from trainer.json_files import write_json
-from trainer.outcome import leave_result, make_result, told
+from trainer.outcome import leave_description, leave_result, make_result, told
 from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
+from trainer.reliability.ending import DivergedError
 from trainer.reliability.stopping import Stopped
 from trainer.report.attention_map import planted_beside
-from trainer.saved_run import resume_run, save_run
+from trainer.saved_run import load_best, resume_run, save_run
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry.step_probe import StepProbe
@@ -55,12 +54,14 @@ class Trainer:
         self.folder = Path(config.out_dir) / config.name
         self.run = build(config, self.schema, context)
         self.checkpoints = Checkpoints(
-            config.checkpoint.folder or str(self.folder / "checkpoints"), config.checkpoint, context
+            config.checkpoint.folder or str(self.folder / "checkpoints"),
+            config.checkpoint,
+            context,
+            config.name,
         )
         self.telemetry_window: dict[str, float] = {}
-        self.step = 0
+        self.step, self.scored = 0, True
         self.seconds = 0.0
-        self.metrics: dict[str, float] = {}
 
     @cached_property
     def train_stream(self) -> BatchStream:
@@ -69,9 +70,10 @@ class Trainer:
         return open_stream(config, "train", self.schema, self.context, epochs=config.loop.epochs)
 
     def check_data(self) -> None:
-        """Look for the files of every split, as `open_stream` and `check_splits`."""
+        """Look at what is read later: `open_stream`, `check_splits` and `planted_beside`."""
         assert self.train_stream.batches == 0
         check_splits(self.config, self.schema, self.context)
+        planted_beside(self.config.data)
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end and leave `result.json` and `report.html`; a collective.
@@ -107,9 +109,11 @@ class Trainer:
             total_steps=expected_steps(self.config, self.schema, self.context.world),
         )
         keep = partial(keep_batch, self.run.model, self.context, self.folder, self.config_yaml)
-        every = self.config.loop.check_loss_every
-        losses = LossWatch(self.run.model, self.context, every, keep)
+        losses = LossWatch(self.run.model, self.context, self.config.loop.check_loss_every, keep)
         with self.checkpoints, telemetry, losses:
+            if not self.scored and self._due(self.config.loop.evaluate_every):
+                with telemetry.paused():
+                    self._evaluate(telemetry)
             self._steps(telemetry, losses)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
@@ -124,7 +128,7 @@ class Trainer:
         pipeline = make_pipeline(
             self.run.model, self.run.optimizers.combined, self.context.device, config.loop.overlap
         )
-        probe = StepProbe(config.telemetry, self.context)
+        self.probe = probe = StepProbe(config.telemetry, self.context, self.telemetry_window)
         self.run.model.train()
         first, waited = True, self.train_stream.waited_s
         while True:
@@ -148,9 +152,9 @@ class Trainer:
                 samples=output.label_T.numel(),
                 behaviours=output.num_behaviours,
                 data_wait_s=self.train_stream.waited_s - waited,
+                imbalance=self.train_stream.imbalance_of(self.step),
                 scalars=lambda rates=rates: {  # type: ignore[misc]
                     **{f"train/learning_rate_{kind}": rate for kind, rate in rates.items()},
-                    "train/behaviour_imbalance": self.train_stream.take_imbalance(),
                     **probe.scalars(),
                 },
             )
@@ -160,9 +164,10 @@ class Trainer:
                 pipeline.detach()
                 losses.check(self.step)
                 with telemetry.paused():
-                    if self._due(config.loop.evaluate_every):
+                    scores = self._due(config.loop.evaluate_every)
+                    self._save(telemetry, prune=not scores)
+                    if scores:
                         self._evaluate(telemetry)
-                    self._save(telemetry)
                 attach_again(pipeline, self.run.model)
                 waited, started = self.train_stream.waited_s, time.perf_counter()
         pipeline.detach()
@@ -176,38 +181,41 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _evaluate(self, telemetry: Telemetry) -> None:
+        """Score the step, which is saved: what goes wrong here costs none of its training."""
         try:
-            self.metrics = self.evaluate("val").metrics
+            metrics = self.evaluate("val").metrics
         except Stopped:
-            self._save_stopped(telemetry)
+            self.checkpoints.wait()
             raise
-        check_scores(self.metrics, self.step)
-        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(self.metrics).items()})
+        self.checkpoints.wait()
+        try:
+            check_scores(metrics, self.step)
+        except DivergedError:
+            self.checkpoints.remove(self.step)
+            raise
+        self.checkpoints.set_metrics(self.step, metrics)
+        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
-        if latest is None or latest[1].step < self.step:
+        saved = latest is not None and latest[1].step == self.step
+        if not saved:
+            self._save(telemetry, prune=False)
+        if latest is None or not (saved and latest[1].metrics):
             self._evaluate(telemetry)
-            self._save(telemetry)
-        elif not latest[1].metrics:
-            self._evaluate(telemetry)
-            self.checkpoints.set_metrics(latest[0], self._finite_metrics())
 
     def _save_stopped(self, telemetry: Telemetry) -> None:
         """Save a step that was not due to be saved, unless it is saved already."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
         if self.step and (latest is None or latest[1].step < self.step):
-            self._save(telemetry)
+            self._save(telemetry, prune=True)
             self.checkpoints.wait()
 
-    def _finite_metrics(self) -> dict[str, float]:
-        return {name: value for name, value in self.metrics.items() if math.isfinite(value)}
-
-    def _save(self, telemetry: Telemetry) -> None:
-        """Save, with the metrics of this step's evaluation if there was one."""
+    def _save(self, telemetry: Telemetry, *, prune: bool) -> None:
+        """Save; without pruning where the step is scored next, after which older ones may go."""
         beside = {}
         if self.context.is_main:
             plan = (self.folder / "plan.json").read_text()
@@ -218,12 +226,11 @@ class Trainer:
             self.train_stream,
             step=self.step,
             seconds=self.seconds,
-            metrics=self._finite_metrics(),
-            window=telemetry.window(),
+            window=telemetry.window() | self.probe.window(),
             beside=beside,
+            prune=prune,
         )
         telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
-        self.metrics = {}
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective.
@@ -241,8 +248,7 @@ class Trainer:
                 self.context,
                 config.loop,
                 history_length=config.data.history_length,
-                # What is planted goes by category id, which hashing changes.
-                planted=planted_beside(config.data.schema) if config.data.ids == "check" else None,
+                planted=planted_beside(config.data),
             )
         finally:
             # FBGEMM's CUDA lookups count a step each time they run forward, Adam corrects by it.
@@ -253,7 +259,8 @@ class Trainer:
         if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        self.step, self.seconds = resumed.step, resumed.seconds
+        self.step, self.scored = resumed.step, resumed.scored
+        self.seconds = resumed.seconds
         self.telemetry_window = resumed.window
         self.context.progress.resume_at(self.step)
 
@@ -265,19 +272,11 @@ class Trainer:
         """Write what the run is before it starts, and log its sizes."""
         logger.info("%s: %s", self.folder, describe_sizes(self.run, self.schema, self.context))
         if self.context.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(self.config_yaml)
-            write_json(self.folder / "plan.json", self.run.placement.rows)
+            leave_description(self.folder, self.config_yaml, self.run.placement)
 
     def _finish(self, telemetry: Telemetry) -> dict[str, Any]:
         """Score the test split with the best checkpoint, and write result and report."""
-        best = self.checkpoints.best() or self.checkpoints.latest()
-        if best is not None and best[1].step != self.step:
-            try:
-                self.load(best[0])
-            except DamagedCheckpointError as error:
-                logger.warning("%s; the last step is scored instead", error)
-                best = self.checkpoints.latest()
+        best = load_best(self.checkpoints, self.run, self.step)
         split: Split = "test" if self.config.data.test else "val"
         evaluation = self.evaluate(split)
         result = make_result(
@@ -286,7 +285,7 @@ class Trainer:
             split,
             evaluation.metrics,
             oracle_auc=self.schema.best_auc(split, self.config.data.history_length),
-            best=best[1] if best else None,
+            best=best,
             step=self.step,
             samples=self.train_stream.samples,
             seconds=self.seconds,

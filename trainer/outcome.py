@@ -1,4 +1,4 @@
-"""What a run leaves behind: its result and its report."""
+"""What a run leaves behind: what it is, its result and its report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def told(metrics: Mapping[str, float]) -> dict[str, float]:
     """Of an evaluation's metrics, those a reader of results wants."""
     names = (*RESULT_METRICS, *RELEASED_METRICS)
     return {name: metrics[name] for name in names if name in metrics}
+
+
+def leave_description(folder: Path, config_yaml: str, placement: Placement) -> None:
+    """Write `config.yaml` and `plan.json` of a run.
+
+    Args:
+        folder: of the run.
+        config_yaml: the whole config.
+        placement: of the tables.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config_yaml)
+    write_json(folder / "plan.json", placement.rows)
 
 
 def make_result(

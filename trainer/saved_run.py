@@ -22,6 +22,8 @@ class Resumed:
     """Where a run goes on."""
 
     step: int
+    scored: bool
+    """Whether the step's evaluation is known; where it was due, a stop may have cut it short."""
     seconds: float
     """Spent training before."""
     window: dict[str, float]
@@ -35,9 +37,9 @@ def save_run(
     *,
     step: int,
     seconds: float,
-    metrics: Mapping[str, float],
     window: Mapping[str, float],
     beside: Mapping[str, str],
+    prune: bool,
 ) -> None:
     """Write a checkpoint, or begin to; a collective.
 
@@ -47,24 +49,25 @@ def save_run(
         stream: whose place is saved.
         step: finished steps.
         seconds: spent training.
-        metrics: of this step's evaluation, empty where there was none.
         window: of telemetry.
         beside: further text files by name; rank 0's count.
+        prune: remove older checkpoints that need not stay then.
 
     Raises:
         RuntimeError: it could not be written; what was complete before is as it was.
     """
     place = stream.place_after(step)
     manifest = Manifest(
+        run=checkpoints.run,
         step=step,
         samples=int(place["samples"]),
         world=checkpoints.context.world,
         seconds=seconds,
         optimizers=run.optimizers.config.names(),
-        metrics=dict(metrics),
+        metrics={},
     )
     files = {_PLACE_FILE: json.dumps(place), _WINDOW_FILE: json.dumps(window), **beside}
-    checkpoints.save(run.model, run.optimizers, manifest, files)
+    checkpoints.save(run.model, run.optimizers, manifest, files, prune=prune)
 
 
 def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -> Resumed | None:
@@ -94,10 +97,31 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
         stream.restore(json.loads(store.read(name, _PLACE_FILE)))
         window = json.loads(store.read(name, _WINDOW_FILE))
         logger.info("resumed %s at step %s", store.path(name), f"{manifest.step:,}")
-        return Resumed(manifest.step, manifest.seconds, window)
+        return Resumed(manifest.step, bool(manifest.metrics), manifest.seconds, window)
     if names:
         raise ValueError(
             f"{store.folder}: every checkpoint is damaged ({len(names)}, set aside as damaged-*); "
             "--overwrite starts the run anew"
         )
     return None
+
+
+def load_best(checkpoints: Checkpoints, run: ShardedRun, step: int) -> Manifest | None:
+    """Read the best checkpoint, or the newest where none is scored; a collective.
+
+    Args:
+        checkpoints: of the run.
+        run: what is read into.
+        step: which it holds. It keeps that one where the best is that, or damaged.
+
+    Returns:
+        What the checkpoint says of itself, None where there is none.
+    """
+    best = checkpoints.best() or checkpoints.latest()
+    if best is not None and best[1].step != step:
+        try:
+            checkpoints.restore(best[0], run.model, run.optimizers)
+        except DamagedCheckpointError as error:
+            logger.warning("%s; the last step is scored instead", error)
+            best = checkpoints.latest()
+    return best[1] if best else None

@@ -9,6 +9,8 @@ import sys
 import time
 from types import FrameType
 
+from trainer.telling import end_stdout, forgive_stderr, tell_at_once
+
 ONE_PRESS_S = 1.0
 """A terminal and a launcher may both hand on one Ctrl-C."""
 _EXIT_CODE = 128 + signal.SIGINT
@@ -19,6 +21,7 @@ def run() -> None:
     listens = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # As under nohup.
     if listens:
         signal.signal(signal.SIGINT, leave_at_once)
+    forgive_stderr()
     from trainer.cli import main
 
     try:
@@ -30,6 +33,7 @@ def run() -> None:
     # All is written and told. A Ctrl-C that comes so late would only cut short what Python and its
     # libraries do at their end, with a traceback, or with the signal in place of the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = end_stdout(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == _EXIT_CODE:
         # While Python takes itself down, a group's threads ended about one process in twenty with
         # SIGABRT (torch 2.13, gloo), which fails the whole job; and where a Ctrl-C once passed
@@ -55,7 +59,7 @@ class _LeaveAtOnce:
         if self._told:  # A second Ctrl-C is heard while the line is written, and right after it.
             return
         self._told = True
-        os.write(2, b"dare: interrupted; what is written stays\n")
+        tell_at_once("dare: interrupted; what is written stays")
         os._exit(_EXIT_CODE)
 
 

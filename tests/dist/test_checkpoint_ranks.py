@@ -20,7 +20,8 @@ from pipelines.overlap import make_pipeline
 from tests.ranks import COLLECTIVE_TIMEOUT_S, run_on_ranks
 from tests.small_run import batches, small_config, small_schema
 from trainer.build import ShardedRun, build
-from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints
+from trainer.checkpoints.checkpoint import Checkpoints
+from trainer.checkpoints.config import CheckpointConfig
 from trainer.checkpoints.manifest import Manifest
 from trainer.checkpoints.snapshot import take_snapshot
 from trainer.config import TrainConfig

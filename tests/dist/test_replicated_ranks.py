@@ -16,7 +16,8 @@ import torchrec.distributed.model_parallel as model_parallel
 from tests.ranks import run_on_ranks
 from tests.small_run import batches, mean_loss, requests_of_step, small_config, small_schema
 from trainer.build import build_task, make_workload
-from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints, Manifest
+from trainer.checkpoints.checkpoint import Checkpoints, Manifest
+from trainer.checkpoints.config import CheckpointConfig
 from trainer.distributed import run_context
 from trainer.optim import make_optimizers
 from trainer.planner.config import PlanConfig, TableSpec, TopologySpec

@@ -41,6 +41,7 @@ def _replace(checkpoint, name, content):
     (checkpoint / name).write_bytes(content)
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    del manifest["digest"]  # As earlier versions wrote it.
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 

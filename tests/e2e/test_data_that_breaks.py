@@ -119,7 +119,7 @@ def test_a_run_whose_data_breaks_ends_in_a_line_and_is_resumed_to_the_same_table
     assert line.startswith(f"dare train: error: {folder / 'train' / 'part-'}")
     assert problem in line
     run = tmp_path / "run"
-    saved = sorted(path.name for path in (run / "checkpoints").iterdir())
+    saved = sorted(path.name for path in (run / "checkpoints").glob("*step-*"))
     assert BREAKS_AT - 8 < int(saved[-1].removeprefix("step-")) < MID_EPOCH
     assert not (run / "result.json").exists()
 
@@ -142,19 +142,25 @@ def test_data_that_breaks_between_epochs_is_told_once_the_next_is_read(whole, tm
     assert outcome.code == 2
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     assert "part-1.parquet is not a readable parquet file: No such file or directory" in line
-    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*step-*"))
     assert int(saved[-1].removeprefix("step-")) > MID_EPOCH - 16
 
 
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+@pytest.mark.parametrize("last", [STEPS, STEPS - 3])
 def test_data_of_an_evaluation_that_breaks_is_told_and_training_is_kept(
-    whole, undisturbed, tmp_path
+    whole, undisturbed, tmp_path, last, asynchronous
 ):
+    """Also where the last step is due to be saved for its evaluation only."""
     folder = shutil.copytree(whole, tmp_path / "data")
-    with _at_step(STEPS, (folder / "val" / "part-0.parquet").unlink):
-        outcome = _train(folder, tmp_path, 0)
+    options = [f"--checkpoint.asynchronous={asynchronous}", f"--loop.steps={last}"]
+    with _at_step(last, (folder / "val" / "part-0.parquet").unlink):
+        outcome = _train(folder, tmp_path, 0, *options)
     assert outcome.code == 2
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     assert f"{folder / 'val'}: no .parquet file is there" in line
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert saved[-1] == f"step-{last:08}"
     shutil.copy(whole / "val" / "part-0.parquet", folder / "val")
     assert _train(folder, tmp_path, 0, "--resume").code == 0
     _assert_same_end(tmp_path / "run", undisturbed / "0")

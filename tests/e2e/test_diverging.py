@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.commands import dare
+from tests.commands import dare, dare_without_report
+from trainer.reliability.divergence import check_scores
 from trainer.task import TrainTask
 
 TOO_FAST = ["--optim.sparse.learning_rate=1e30", "--optim.dense.learning_rate=1e30"]
@@ -17,7 +18,26 @@ def test_what_is_not_finite_ends_the_run_before_anything_is_saved(data, tmp_path
     (line,) = [line for line in outcome.err.splitlines() if "error" in line]
     assert "lower optim.sparse.learning_rate" in line
     assert not (tmp_path / "run" / "result.json").exists()
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert not list((tmp_path / "run").glob("checkpoints/*step-*"))
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_scores_that_are_not_finite_leave_the_checkpoint_before_them(
+    data, tmp_path, monkeypatch, asynchronous
+):
+    """It goes only once the step that replaces it has been scored."""
+
+    def not_finite(metrics, step):
+        check_scores(metrics | ({"logloss": float("nan")} if step == 4 else {}), step)
+
+    monkeypatch.setattr("trainer.loop.check_scores", not_finite)
+    options = [*data, f"--out_dir={tmp_path}", f"--checkpoint.asynchronous={asynchronous}"]
+    options += ["--loop.evaluate_every=4", "--checkpoint.every=3", "--checkpoint.keep_last=1"]
+    outcome = dare_without_report("train", *options)
+    assert outcome.code == 2
+    assert "the model after step 4 gives scores that are not finite" in outcome.err
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")]
+    assert saved == ["step-00000003"]
 
 
 @pytest.fixture

@@ -28,13 +28,30 @@ def _damage_the_manifest(folder):
     (folder / "manifest.json").write_text('{"step": ')
 
 
+def _change_a_byte_of_the_manifest(folder):
+    content = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_bytes(content.replace(b"sparse", b"sp\xffrse"))
+
+
+def _lose_an_entry_of_the_manifest(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["loader.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("straight")
     return dare_without_report("train", *data, *STEPS, f"--out_dir={out}").result, out / "run"
 
 
-@pytest.mark.parametrize("damage", [_cut_off, _change_a_bit, _lose_a_file, _damage_the_manifest])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_cut_off, _change_a_bit, _lose_a_file, _damage_the_manifest),
+        *(_change_a_byte_of_the_manifest, _lose_an_entry_of_the_manifest),
+    ],
+)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gone_on_with(
     data, tmp_path, straight, damage
 ):
@@ -61,7 +78,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew(data, tmp_path):
     outcome = dare_without_report("train", *options, "--resume")
     assert (outcome.code, outcome.out) == (2, "")
     assert "every checkpoint is damaged (2, set aside as damaged-*)" in outcome.err
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("*step-*")) == [
         "damaged-step-00000003",
         "damaged-step-00000006",
     ]
@@ -74,6 +91,7 @@ def test_a_best_checkpoint_that_is_damaged_at_the_end_costs_its_score_only(data,
     folder = tmp_path / "run" / "checkpoints"
     manifest = folder / "step-00000003" / "manifest.json"
     told = json.loads(manifest.read_text())
+    del told["digest"]
     manifest.write_text(json.dumps(told | {"metrics": told["metrics"] | {"auc": 0.99}}))
     _cut_off(manifest.parent)
     outcome = dare_without_report("train", *options, "--resume")

@@ -1,10 +1,12 @@
 """A user's mistake costs one line on stderr, exit code 2, and nothing that was there before."""
 
+import shutil
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commands import dare
+from tests.commands import dare, data_options
 from trainer.cli import main
 
 PLANS = {
@@ -206,3 +208,13 @@ def test_a_width_that_no_table_has_is_told_by_the_name_of_the_option():
 def test_a_run_without_checkpoints_says_what_to_do(data, tmp_path):
     told = _told(dare("evaluate", *data, f"--out_dir={tmp_path}", "--name=none"))
     assert "has no checkpoint: train the run first, or give its config.yaml" in told
+
+
+def test_a_planted_file_that_is_cut_off_is_told_before_the_first_step(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "data")
+    file = folder / "planted.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    outcome = dare("train", *data_options(folder), f"--out_dir={tmp_path / 'runs'}")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{file} is damaged: File is not a zip file; prepare the dataset again" in outcome.err
+    assert not (tmp_path / "runs" / "run" / "config.yaml").exists()

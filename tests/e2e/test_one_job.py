@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from tests.commands import dare_without_report
-from trainer.checkpoints.checkpoint import CheckpointConfig, Checkpoints
+from trainer.checkpoints.checkpoint import Checkpoints
 from trainer.checkpoints.store import Store
+from trainer.checkpoints.writable import check_writable
 from trainer.distributed import RunContext, run_context
 from trainer.reliability import lock
 from trainer.reliability.lock import locked
@@ -28,13 +29,43 @@ def test_a_second_job_on_a_run_is_refused_with_the_first_ones_process(data, tmp_
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize("of_a_run", [False, True])
+def test_a_second_job_on_a_folder_of_checkpoints_is_refused(data, tmp_path, of_a_run):
+    """Also on one that a run keeps in its own folder."""
+    first = ["--name=first", f"--out_dir={tmp_path}", "--loop.steps=2"]
+    folder = tmp_path / "first" / "checkpoints" if of_a_run else tmp_path / "all"
+    first += [] if of_a_run else [f"--checkpoint.folder={folder}"]
+    others = []
+
+    def train_another(*_: object, **__: object) -> None:
+        second = ["--name=second", f"--out_dir={tmp_path}", f"--checkpoint.folder={folder}"]
+        others.append(dare_without_report("train", *data, *second, "--overwrite"))
+
+    with mock.patch.object(Checkpoints, "latest", train_another):
+        assert dare_without_report("train", *data, *first, "--overwrite").code == 0
+    assert others[0].code == 2
+    assert f"{folder} is held by process {os.getpid()} on " in others[0].err
+    assert "wait for its end, or choose another checkpoint.folder" in others[0].err
+
+
+def test_a_renamed_run_goes_on_with_what_its_folder_holds(data, tmp_path):
+    options = [*data, f"--out_dir={tmp_path}"]
+    assert dare_without_report("train", *options, "--loop.steps=2").code == 0
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    resumed = dare_without_report(
+        "train", *options, "--name=renamed", "--resume", "--loop.steps=3"
+    ).result
+    assert (resumed["name"], resumed["steps"]) == ("renamed", 3)
+
+
 def test_overwriting_keeps_the_lock_that_it_holds(data, tmp_path):
     options = [*data, f"--out_dir={tmp_path}", "--loop.steps=2"]
     assert dare_without_report("train", *options).code == 0
     (tmp_path / "run" / "mine").symlink_to(tmp_path)
-    before = (tmp_path / "run" / ".lock").stat().st_ino
+    locks = [tmp_path / "run" / ".lock", tmp_path / "run" / "checkpoints" / ".lock"]
+    before = [lock.stat().st_ino for lock in locks]
     assert dare_without_report("train", *options, "--overwrite").code == 0
-    assert (tmp_path / "run" / ".lock").stat().st_ino == before
+    assert [lock.stat().st_ino for lock in locks] == before
     assert not (tmp_path / "run" / "mine").is_symlink()
 
 
@@ -83,9 +114,7 @@ class _Elsewhere:
 
 def test_a_folder_that_another_rank_does_not_see_is_told_before_the_first_step(tmp_path):
     with run_context() as context:
-        there = Checkpoints(str(tmp_path), CheckpointConfig(), context)
-        there.context = _Elsewhere(context)  # type: ignore[assignment]
         told = f"{tmp_path} is not the same folder on all ranks: .* ranks 1 do not see"
         with pytest.raises(ValueError, match=told):
-            there.check_writable()
+            check_writable(Store(str(tmp_path)), _Elsewhere(context))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_a_line(data, tmp_path, 
     assert "step-00000004 could not be written: [Errno 28] No space left" in line
     assert "step-00000002 is the newest complete one" in line
     folder = tmp_path / "run" / "checkpoints"
-    assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+    assert [path.name for path in folder.glob("*step-*")] == ["step-00000002"]
     resumed = dare_without_report("train", *options, "--resume").result
     assert resumed["steps"] == 6
     straight = dare_without_report("train", *options, "--name=straight").result
@@ -62,7 +62,7 @@ def test_what_the_system_says_of_a_failed_write_is_told(data, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.code == 1
     assert "could not be written: [Errno 27] File too large; there is no other yet" in outcome.err
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "run" / "checkpoints").glob("*step-*")) == []
 
 
 def test_a_disk_that_is_full_at_the_last_save_is_told(data, tmp_path):
@@ -153,6 +153,7 @@ def test_metadata_from_far_away_runs_no_code(data, tmp_path, far_away):
     memory.pipe_file(f"{folder}/.metadata", content)
     manifest = json.loads(memory.cat_file(f"{folder}/manifest.json"))
     manifest["files"][".metadata"] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    del manifest["digest"]
     memory.pipe_file(f"{folder}/manifest.json", json.dumps(manifest).encode())
     outcome = dare("evaluate", *options)
     assert outcome.code == 2
@@ -166,6 +167,13 @@ def test_a_new_run_does_not_take_over_checkpoints_far_away(data, tmp_path, far_a
     outcome = dare_without_report("train", *options, "--name=other")
     assert outcome.code == 2
     assert f"{far_away} holds checkpoints; --resume goes on" in outcome.err
+    for command in (["train", *options, "--resume"], ["evaluate", *options]):
+        outcome = dare_without_report(*command, "--name=other")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"{far_away}/step-00000002 is of run 'run', this one is 'other'" in outcome.err
+        assert "or give --name run to go on with that run" in outcome.err
+    elsewhere = [*options, f"--out_dir={tmp_path / 'elsewhere'}"]
+    assert dare_without_report("train", *elsewhere, "--resume").result["steps"] == 2
     assert dare_without_report("train", *options, "--loop.steps=1", "--overwrite").code == 0
     assert _names(far_away) == ["step-00000001"]
 

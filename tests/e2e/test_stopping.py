@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,14 @@ from trainer.reliability.stopping import StopRequest
 from trainer.task import TrainTask
 
 STEPS = ("--data.batch_size=256", "--telemetry.log_every=1")
+OVERFITS = (
+    *STEPS,
+    "--loop.steps=12",
+    "--loop.evaluate_every=4",
+    "--checkpoint.keep_last=1",
+    "--optim.sparse.learning_rate=0.5",
+    "--optim.dense.learning_rate=0.1",
+)
 
 
 def _signalled(monkeypatch, number, *, call, training=True):
@@ -59,7 +70,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_it_had_not_come(
     # The step that it came in, and the batches that were on their way.
     assert 5 <= note["step"] <= 9
     assert f"at step {note['step']}, which is saved; --resume goes on" in outcome.err
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == [
+    assert [path.name for path in (folder / "checkpoints").glob("*step-*")] == [
         f"step-{note['step']:08d}"
     ]
     resumed = dare_without_report("train", *options, "--resume").result
@@ -101,6 +112,29 @@ def test_a_signal_during_an_evaluation_on_the_way_saves_its_step_without_a_score
     assert rows_of(tmp_path / "run", "train/loss") == rows_of(straight[1], "train/loss")
 
 
+@pytest.fixture(scope="module")
+def overfitted(data, tmp_path_factory):
+    """A run whose best step is the first one that is scored."""
+    out = tmp_path_factory.mktemp("overfitted")
+    result = dare_without_report("train", *data, *OVERFITS, f"--out_dir={out}").result
+    assert result["best_step"] == 4, "another step is the best, so this shows nothing"
+    return result, out / "run"
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_by_the_resume(
+    data, tmp_path, overfitted, monkeypatch
+):
+    options = [*data, *OVERFITS, f"--out_dir={tmp_path}"]
+    with monkeypatch.context() as patched:
+        _signalled(patched, signal.SIGTERM, call=1, training=False)
+        assert dare_without_report("train", *options).code == 143
+    resumed = dare_without_report("train", *options, "--resume").result
+    for name in ("best_step", "val_auc", "auc", "logloss"):
+        assert resumed[name] == overfitted[0][name], name
+    for name in ("eval/auc", "train/loss"):
+        assert rows_of(tmp_path / "run", name) == rows_of(overfitted[1], name)
+
+
 def test_a_signal_before_the_first_step_leaves_no_checkpoint(data, tmp_path, monkeypatch):
     whole = BatchStream._read
 
@@ -130,7 +164,29 @@ def test_a_second_ctrl_c_leaves_at_once(data, tmp_path, monkeypatch):
     outcome = dare_without_report("train", *data, f"--out_dir={tmp_path}")
     assert outcome.code == 130
     assert outcome.err.splitlines()[-1] == "dare train: interrupted; what is written stays"
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert not list((tmp_path / "run").glob("checkpoints/*step-*"))
+
+
+def test_a_ctrl_c_that_ends_the_reader_of_stderr_too_saves_the_step(data, tmp_path):
+    """As in a terminal, under `2>&1 | tee log`, where nobody reads what is told any more."""
+    options = [*data, f"--out_dir={tmp_path}", "--telemetry.log_every=1", "--loop.epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *options],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    while b"step 2 " not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    time.sleep(0.1)  # Some lines are lost before the press.
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    note = json.loads((tmp_path / "run" / "ended.json").read_text())
+    assert (note["state"], note["reason"][:17]) == ("interrupted", "stopped by Ctrl-C")
+    assert (tmp_path / "run" / "checkpoints" / f"step-{note['step']:08d}").is_dir()
 
 
 def test_one_press_that_comes_twice_is_one(capfd):

@@ -93,7 +93,7 @@ def test_a_run_keeps_its_log_and_its_best_checkpoint(swept):
     run = out / "runs" / "twin-data-seed_1"
     assert "targets in" in (run / "log.txt").read_text()
     result = json.loads((run / "result.json").read_text())
-    (checkpoint,) = (run / "checkpoints").iterdir()
+    (checkpoint,) = (run / "checkpoints").glob("*step-*")
     assert checkpoint.name == f"step-{result['best_step']:08d}"
     at_best = dare("evaluate", f"--config={run / 'config.yaml'}").result
     assert at_best["auc"] == pytest.approx(result["auc"])

@@ -1,6 +1,7 @@
 """Two processes under torchrun, as the README starts them."""
 
 import math
+import shutil
 
 import pytest
 
@@ -50,6 +51,24 @@ def test_an_epoch_begun_by_two_ranks_is_gone_on_with_by_one_and_ended_by_two(dat
     assert third["logloss"] < math.log(2)
     imbalance = rows_of(tmp_path / "run", "train/behaviour_imbalance")
     assert all(1 <= value <= 2 for value in imbalance.values())
+
+
+@pytest.mark.dist
+def test_a_log_point_tells_what_was_counted_before_the_checkpoint_too(data, tmp_path):
+    """Log point at 20 steps, a checkpoint at 12, bytes between ranks counted at 10."""
+    options = [*data, f"--out_dir={tmp_path}", "--data.batch_size=64", "--loop.steps=20"]
+    options += ["--checkpoint.every=12", "--telemetry.exchange_step=10"]
+    counted = ("train/behaviour_imbalance", "train/exchange_bytes/pooled_weights")
+    assert dare_on_ranks(2, "train", *options).code == 0
+    straight = [rows_of(tmp_path / "run", name) for name in counted]
+    assert [list(rows) for rows in straight] == [[20], [20]]
+    assert straight[0][20] > 1
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000020")
+    resumed = dare_on_ranks(2, "train", *options, "--resume")
+    assert "step-00000012 at step 12" in resumed.err
+    imbalance, sent = (rows_of(tmp_path / "run", name) for name in counted)
+    assert imbalance == pytest.approx(straight[0])
+    assert sent == straight[1]
 
 
 @pytest.mark.dist

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
@@ -12,6 +13,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
+from trainer.checkpoints.config import CheckpointConfig
 from trainer.checkpoints.manifest import (
     MANIFEST_FILE,
     DamagedCheckpointError,
@@ -31,32 +33,10 @@ from trainer.checkpoints.tensor_files import TensorReader
 from trainer.checkpoints.writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers
+from trainer.reliability.ending import SaveError
 from trainer.sharding import average_replicas, set_optimizer_step
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written, where, and which stay."""
-
-    every: int = 0
-    """Steps between checkpoints; 0 for none by steps. Each evaluation is followed by one too, so
-    that the best can be kept, and the end of training by one."""
-    keep_last: int = 2
-    """Newest checkpoints that stay; the best by validation AUC stays too."""
-    folder: str = ""
-    """A local folder, or a URL of a scheme that fsspec knows, such as s3://bucket/run; empty for
-    `<out_dir>/<name>/checkpoints`."""
-    asynchronous: bool = False
-    """Copy the state and write it while training goes on; takes a second time its memory. What
-    goes wrong ends the run at the next checkpoint, or at its end."""
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"checkpoint.every is {self.every}; it must be 0 or more")
-        if self.keep_last < 1:
-            raise ValueError(f"checkpoint.keep_last is {self.keep_last}; it must be at least 1")
 
 
 class Checkpoints:
@@ -68,16 +48,19 @@ class Checkpoints:
         folder: a local path or a URL.
         config: which stay.
         context: of this process.
+        run: name of the run, which its checkpoints tell.
 
     Raises:
         ValueError: the scheme of the URL is not known.
     """
 
-    def __init__(self, folder: str, config: CheckpointConfig, context: RunContext) -> None:
-        self.store, self.config, self.context = Store(folder), config, context
+    def __init__(
+        self, folder: str, config: CheckpointConfig, context: RunContext, run: str = ""
+    ) -> None:
+        self.store, self.config, self.context, self.run = Store(folder), config, context, run
         # What is written beside training needs a group of its own: its collectives come in between.
         group = dist.new_group(backend="gloo") if config.asynchronous else context.control
-        self._writer = CheckpointWriter(self.store, context, group, then=self._prune)
+        self._writer = CheckpointWriter(self.store, context, group, prune=self._prune)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -142,29 +125,6 @@ class Checkpoints:
         """Let a damaged checkpoint count no more, without deleting it; a collective."""
         self.context.on_main(lambda: self.store.set_aside(name))
 
-    def check_writable(self) -> None:
-        """Write to the folder, see it on all ranks, and remove what was written; a collective.
-
-        Raises:
-            ValueError: it cannot be written to, or is not the same folder on all ranks.
-        """
-        try:
-            probe = self.context.from_main(self.store.leave_probe)
-        except OSError as error:
-            raise ValueError(
-                f"{self.store.folder} cannot be written to, checkpoints would be lost: {error}; "
-                "set checkpoint.folder or out_dir"
-            ) from error
-        seen = self.context.gather({str(self.context.rank): self.store.has_probe(probe)})
-        self.context.on_main(lambda: self.store.remove_probe(probe))
-        blind = sorted((rank for rank, sees in seen.items() if not sees), key=int)
-        if blind:
-            raise ValueError(
-                f"{self.store.folder} is not the same folder on all ranks: what rank 0 writes, "
-                f"ranks {', '.join(blind)} do not see; set checkpoint.folder or out_dir to a "
-                "place that all hosts share"
-            )
-
     def clear(self) -> None:
         """Remove all checkpoints; a collective."""
         self.context.on_main(self._remove_all)
@@ -180,6 +140,8 @@ class Checkpoints:
         optimizers: Optimizers,
         manifest: Manifest,
         beside: Mapping[str, str],
+        *,
+        prune: bool = True,
     ) -> None:
         """Write a checkpoint, or begin to; a collective.
 
@@ -188,6 +150,7 @@ class Checkpoints:
             optimizers: whose state is saved.
             manifest: what to say of it; `files` is filled in here.
             beside: text files to write with it, by name; rank 0's count.
+            prune: remove older ones that need not stay then; otherwise `set_metrics` does.
 
         Raises:
             RuntimeError: this save, or the asynchronous one before it, could not be written; what
@@ -199,9 +162,9 @@ class Checkpoints:
             average_replicas(model)
             snapshot = take_snapshot(model, optimizers, self.context)
             if self.config.asynchronous:
-                self._writer.start(copy_snapshot(snapshot), manifest, beside)
+                self._writer.start(copy_snapshot(snapshot), manifest, beside, prune=prune)
             else:
-                self._writer.write(snapshot, manifest, beside)
+                self._writer.write(snapshot, manifest, beside, prune=prune)
 
     def wait(self) -> None:
         """Wait for the save that is being written, if there is one.
@@ -214,19 +177,39 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Remove checkpoints that need not stay."""
-        best = self._best()
-        for old in self.store.complete()[: -self.config.keep_last]:
-            if best is None or old != best[0]:
-                self.store.remove(old)
+        try:
+            best = self._best()
+            for old in self.store.complete()[: -self.config.keep_last]:
+                if best is None or old != best[0]:
+                    self.store.remove(old)
+        except (OSError, ValueError) as error:  # What is complete stays so all the same.
+            logger.warning("old checkpoints stay behind: %s", error)
 
-    def set_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Let the manifest of a checkpoint tell its evaluation; a collective."""
-        manifest = replace(self._manifest(name), metrics=dict(metrics))
+    def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Let a step's checkpoint tell its evaluation; remove what need not stay. A collective.
+
+        Raises:
+            RuntimeError: that could not be written.
+        """
+        name = self.store.name_of(step)
 
         def write() -> None:
+            finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
+            manifest = replace(self._manifest(name), metrics=finite)
             self.store.write(name, MANIFEST_FILE, manifest.to_json())
+            self._prune()
 
-        self.context.on_main(write)
+        try:
+            self.context.on_main(write)
+        except OSError as error:
+            raise SaveError(
+                f"the evaluation of {self.store.path(name)} could not be written: {error}; "
+                "free space, then --resume"
+            ) from error
+
+    def remove(self, step: int) -> None:
+        """Remove the checkpoint of a step; a collective."""
+        self.context.on_main(lambda: self.store.remove(self.store.name_of(step)))
 
     def restore(
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers
@@ -237,8 +220,8 @@ class Checkpoints:
 
         Raises:
             DamagedCheckpointError: a file is missing, cut off or changed.
-            ValueError: it holds something else than tensors; or the optimizers, or the model's
-                tensors, have other names or shapes.
+            ValueError: it is another run's, or holds something else than tensors; or the
+                optimizers, or the model's tensors, have other names or shapes.
             RuntimeError: a file could not be read.
         """
         with self.context.progress.phase("restoring"):
@@ -248,6 +231,7 @@ class Checkpoints:
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers
     ) -> Manifest:
         path, manifest = self.store.path(name), self._manifest(name)
+        self.check_run(name, manifest)
         for kind, here in optimizers.config.names().items():
             if manifest.optimizers[kind] != here:
                 raise ValueError(
@@ -273,6 +257,21 @@ class Checkpoints:
         set_generators(snapshot, self.context)
         set_optimizer_step(model, manifest.step)
         return manifest
+
+    def check_run(self, name: str, manifest: Manifest) -> None:
+        """Refuse another run's checkpoint in a folder that the config names.
+
+        The run's own folder is moved and renamed with what is in it.
+
+        Raises:
+            ValueError: it is of a run of another name.
+        """
+        if self.config.folder and manifest.run not in ("", self.run):
+            raise ValueError(
+                f"{self.store.path(name)} is of run {manifest.run!r}, this one is {self.run!r}: "
+                f"choose another checkpoint.folder, or give --name {manifest.run} to go on with "
+                "that run"
+            )
 
     def _check(self, name: str, files: Mapping[str, FileDigest]) -> None:
         """Compare all files with their digests, each by one rank."""

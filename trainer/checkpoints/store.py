@@ -46,9 +46,13 @@ class Store:
         """Path or URL of a checkpoint, or of a file of it."""
         return "/".join([self.folder, name, *([file] if file else [])])
 
+    def name_of(self, step: int) -> str:
+        """Name of the checkpoint of a step."""
+        return f"step-{step:08d}"
+
     def path_of(self, step: int) -> str:
         """Path or URL of the checkpoint of a step."""
-        return self.path(f"step-{step:08d}")
+        return self.path(self.name_of(step))
 
     def aside(self, name: str) -> str:
         """Where a checkpoint is written before it is complete."""
@@ -124,14 +128,14 @@ class Store:
         """Remove it."""
         self._fs.rm_file(self._at(name))
 
-    def read(self, name: str, file: str) -> str:
-        """The text of a small file.
+    def read(self, name: str, file: str) -> bytes:
+        """What a small file holds.
 
         Raises:
             OSError: it is not there.
         """
-        text: str = self._fs.cat_file(self._at(name, file)).decode()
-        return text
+        content: bytes = self._fs.cat_file(self._at(name, file))
+        return content
 
     def write(self, name: str, file: str, text: str) -> FileDigest:
         """Write a small file as a whole or not at all."""

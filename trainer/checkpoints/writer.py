@@ -29,7 +29,7 @@ class CheckpointWriter:
         store: where to.
         context: of this process.
         group: a gloo group of all ranks, which nothing else uses meanwhile; None for one rank.
-        then: run on rank 0 after each checkpoint that was written.
+        prune: removes checkpoints that need not stay; for rank 0.
     """
 
     def __init__(
@@ -38,16 +38,18 @@ class CheckpointWriter:
         context: RunContext,
         group: dist.ProcessGroup | None,
         *,
-        then: Callable[[], None],
+        prune: Callable[[], None],
     ) -> None:
-        self._store, self._context, self._group, self._then = store, context, group, then
+        self._store, self._context, self._group, self._prune = store, context, group, prune
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def start(self, snapshot: Snapshot, manifest: Manifest, beside: Mapping[str, str]) -> None:
+    def start(
+        self, snapshot: Snapshot, manifest: Manifest, beside: Mapping[str, str], *, prune: bool
+    ) -> None:
         """Begin to write, after the one before has been waited for; the arguments of `write`."""
         assert self._writing is None
-        self._writing = self._thread.submit(self.write, snapshot, manifest, beside)
+        self._writing = self._thread.submit(self.write, snapshot, manifest, beside, prune=prune)
 
     def wait(self) -> None:
         """Wait for what `start` has begun, and raise what it raised."""
@@ -55,19 +57,23 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def write(self, snapshot: Snapshot, manifest: Manifest, beside: Mapping[str, str]) -> None:
+    def write(
+        self, snapshot: Snapshot, manifest: Manifest, beside: Mapping[str, str], *, prune: bool
+    ) -> None:
         """Write a checkpoint; a collective.
 
         Args:
             snapshot: which nobody changes meanwhile.
             manifest: what to say of it; `files` is filled in here.
             beside: text files to write with it, by name; rank 0's count.
+            prune: remove what need not stay then.
 
         Raises:
             SaveError: it could not be written; what was complete before is as it was.
         """
-        started, name = time.perf_counter(), f"step-{manifest.step:08d}"
-        store, context, aside = self._store, self._context, self._store.aside(name)
+        started, store, context = time.perf_counter(), self._store, self._context
+        name = store.name_of(manifest.step)
+        aside = store.aside(name)
         try:
             context.on_main(lambda: self._make_room(name), self._group)
             writer = TensorWriter(store.path(aside), sync=store.is_local)
@@ -81,7 +87,8 @@ class CheckpointWriter:
                 raise KeyboardInterrupt from error
             raise SaveError(self._failure(name, error)) from error
         logger.info("checkpoint %s in %.1f s", store.path(name), time.perf_counter() - started)
-        context.on_main(self._clean_up, self._group)
+        if prune:
+            context.on_main(self._prune, self._group)
 
     def _make_room(self, name: str) -> None:
         self._store.remove_incomplete()
@@ -94,12 +101,6 @@ class CheckpointWriter:
         manifest = replace(manifest, files={**manifest.files, **written})
         self._store.write(aside, MANIFEST_FILE, manifest.to_json())
         self._store.publish(name)
-
-    def _clean_up(self) -> None:
-        try:
-            self._then()
-        except (OSError, ValueError) as error:  # The new checkpoint is complete all the same.
-            logger.warning("old checkpoints stay behind: %s", error)
 
     def _discard(self, aside: str) -> None:
         """Free what a failed save has taken; it would be ignored anyway."""

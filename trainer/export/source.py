@@ -64,12 +64,14 @@ def find_trained(config: TrainConfig, context: RunContext, at: str) -> TrainedMo
 
     Raises:
         DamagedCheckpointError: a file is missing, cut off or changed.
-        ValueError: there is none.
+        ValueError: there is none, or it is another run's.
     """
     folder = config.checkpoint.folder or str(Path(config.out_dir) / config.name / "checkpoints")
-    checkpoints = Checkpoints(folder, replace(config.checkpoint, asynchronous=False), context)
+    options = replace(config.checkpoint, asynchronous=False)
+    checkpoints = Checkpoints(folder, options, context, config.name)
     name = checkpoints.find(at)
     manifest = dict(checkpoints.complete())[name]
+    checkpoints.check_run(name, manifest)
     for file, digest in manifest.files.items():
         problem = checkpoints.store.check(name, file, digest)
         if problem:

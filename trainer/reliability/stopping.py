@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from types import FrameType
 
 from trainer.reliability.ending import State
 from trainer.start import ONE_PRESS_S
+from trainer.telling import tell_at_once
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 READ_S = 5.0
@@ -73,7 +73,7 @@ class StopRequest:
             if not again and tells:
                 # Not through the logger, in the middle of which the signal may have come.
                 text = "; once more leaves at once" if number == signal.SIGINT else ""
-                os.write(2, f"{_name(number)}: the step ends and is saved{text}\n".encode())
+                tell_at_once(f"{_name(number)}: the step ends and is saved{text}")
             self._number, self._at = number, time.monotonic()
             if self._waits:
                 signal.setitimer(signal.ITIMER_REAL, READ_S)

@@ -22,6 +22,7 @@ from torch._C._distributed_c10d import Store
 
 from trainer.reliability.ending import leave_note
 from trainer.reliability.progress import CONNECTING, NOTE_S, STARTING, Doing, Progress
+from trainer.telling import tell_at_once
 
 _NAMED_RANKS = 8
 EXIT_CODE = 124
@@ -201,7 +202,7 @@ class Watchdog:
 
 def _write_line(text: str) -> None:
     """Not through the logger, whose lock the main thread may hold."""
-    os.write(2, f"dare train: {text}\n".encode())
+    tell_at_once(f"dare train: {text}")
 
 
 def standing(before: list[Heard], after: list[Heard], world: int) -> str:

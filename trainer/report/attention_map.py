@@ -16,6 +16,7 @@ from torch import Tensor
 from modules.attention import masked_softmax
 from pipelines import storage
 from pipelines.batch import Batch
+from pipelines.loader import DataConfig
 from pipelines.planted import Planted, load_planted
 from trainer.report.data import AttentionSummary
 from trainer.task import StepOutput
@@ -185,9 +186,17 @@ class AttentionMap:
         return pair_TL.masked_fill((place_TL < 0) | (place_T1 < 0), -1)
 
 
-def planted_beside(schema_path: str) -> Planted | None:
-    """The true attention of a dataset, where its author left it beside `schema.json`."""
-    folder, _, _ = schema_path.rpartition("/")
+def planted_beside(data: DataConfig) -> Planted | None:
+    """The true attention of a dataset, where its author left it beside `schema.json`.
+
+    It goes by category id, which hashing changes.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if data.ids != "check":
+        return None
+    folder, _, _ = data.schema.rpartition("/")
     path = storage.join(folder or ".", "planted.npz")
     return load_planted(path) if storage.exists(path) else None
 

@@ -82,10 +82,7 @@ class RunFiles:
         for name in names:
             path = store.path(name, MANIFEST_FILE)
             try:
-                manifest = parse_manifest(store.read(name, MANIFEST_FILE), path)
-                if not isinstance(manifest.step, int) or not isinstance(manifest.metrics, dict):
-                    raise ValueError(f"{path} is damaged")
-                sound.append(manifest)
+                sound.append(parse_manifest(store.read(name, MANIFEST_FILE), path))
             except Exception as error:  # noqa: BLE001
                 damaged.append(f"{name} {str(error).removeprefix(path).strip()}")
         if damaged:

@@ -14,7 +14,10 @@ class _BarHandler(logging.StreamHandler[Any]):
     """Writes log lines to stderr above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except (OSError, ValueError, TypeError):  # What cannot be told ends nothing.
+            self.handleError(record)
 
 
 def configure_logging(rank: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from trainer.distributed import RunContext
 from trainer.telemetry.phases import PhaseTimer
 from trainer.telemetry.telemetry import TelemetryConfig
 from trainer.telemetry.traffic import TrafficCounter
+
+_SENT = "train/exchange_bytes/"
 
 
 class StepProbe:
@@ -16,12 +19,16 @@ class StepProbe:
     Args:
         config: `phases` and `exchange_step`.
         context: of this process.
+        window: with what a run that it resumes had counted, of `window()`.
     """
 
-    def __init__(self, config: TelemetryConfig, context: RunContext) -> None:
+    def __init__(
+        self, config: TelemetryConfig, context: RunContext, window: Mapping[str, float]
+    ) -> None:
         self._timer = PhaseTimer(context.device) if config.phases and context.is_main else None
         self._exchange_step = config.exchange_step if context.world > 1 else 0
         self._traffic: TrafficCounter | None = None
+        self._resumed = {name: sent for name, sent in window.items() if name.startswith(_SENT)}
         self._steps = 0
 
     def step(self, number: int) -> ExitStack:
@@ -41,9 +48,13 @@ class StepProbe:
         if self._timer is not None:
             for phase, seconds in self._timer.take().items():
                 found[f"train/phase_s/{phase}"] = seconds / self._steps
-        if self._traffic is not None:
-            for what, sent in sorted(self._traffic.sent_bytes.items()):
-                found[f"train/exchange_bytes/{what.replace(' ', '_')}"] = float(sent)
-            self._traffic = None
+        found |= self.window()
+        self._traffic, self._resumed = None, {}
         self._steps = 0
         return found
+
+    def window(self) -> dict[str, float]:
+        """Bytes that `scalars` has not told yet, for a resume to tell."""
+        sent = self._traffic.sent_bytes if self._traffic is not None else {}
+        counted = {f"{_SENT}{what.replace(' ', '_')}": float(sent[what]) for what in sorted(sent)}
+        return self._resumed | counted

@@ -17,6 +17,8 @@ class StepWindow:
         self.steps, self.samples = int(known.get("steps", 0)), int(known.get("samples", 0))
         self.behaviours = int(known.get("behaviours", 0))
         self.data_wait_s = known.get("data_wait_s", 0.0)
+        # Windows of before have none; over one rank it is 1 in each step.
+        self.imbalance = known.get("imbalance", float(self.steps))
         self.loss: Tensor | float = known.get("loss", 0.0)
         self.weight: Tensor | float = known.get("weight", 0.0)
         self.started = time.perf_counter() - known.get("seconds", 0.0)
@@ -28,13 +30,20 @@ class StepWindow:
             "samples": self.samples,
             "behaviours": self.behaviours,
             "data_wait_s": self.data_wait_s,
+            "imbalance": self.imbalance,
             "loss": float(torch.as_tensor(self.loss).item()),
             "weight": float(torch.as_tensor(self.weight).item()),
             "seconds": time.perf_counter() - self.started,
         }
 
     def add(
-        self, loss: Tensor, weight: Tensor, samples: int, behaviours: int, data_wait_s: float
+        self,
+        loss: Tensor,
+        weight: Tensor,
+        samples: int,
+        behaviours: int,
+        data_wait_s: float,
+        imbalance: float,
     ) -> None:
         """Count a step; its loss is a sum over targets, its weight theirs."""
         # New tensors: adding in place would change the caller's after the first step.
@@ -43,6 +52,7 @@ class StepWindow:
         self.samples += samples
         self.behaviours += behaviours
         self.data_wait_s += data_wait_s
+        self.imbalance += imbalance
 
     def scalars(self, world: int) -> dict[str, float]:
         """Means and rates over the steps."""
@@ -54,5 +64,6 @@ class StepWindow:
             "train/samples_per_s": self.samples * world / seconds,
             "train/behaviours_per_s": self.behaviours * world / seconds,
             "train/step_s": seconds / self.steps,
+            "train/behaviour_imbalance": self.imbalance / self.steps,
             "train/data_wait_share": min(1.0, self.data_wait_s / seconds),
         }

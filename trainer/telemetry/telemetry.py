@@ -163,6 +163,7 @@ class Telemetry:
         samples: int,
         behaviours: int,
         data_wait_s: float,
+        imbalance: float = 1.0,
         scalars: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         """Count a finished step; at a log point, write the means since the last one.
@@ -175,12 +176,13 @@ class Telemetry:
             samples: targets of this rank's batch.
             behaviours: behaviours of this rank's batch.
             data_wait_s: seconds this step waited for its batch.
+            imbalance: behaviours of the fullest rank's batch over the mean of all.
             scalars: called at log points only, for what is known then: `train/learning_rate_dense`.
         """
         if not self._writes:
             return
         self._step, self._scalars = step, scalars
-        self._window.add(loss.detach(), weight, samples, behaviours, data_wait_s)
+        self._window.add(loss.detach(), weight, samples, behaviours, data_wait_s, imbalance)
         self._profile.after_step(step)
         if step % self._config.log_every == 0 or step == self._total_steps:
             self._log_window()

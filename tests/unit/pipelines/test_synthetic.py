@@ -350,3 +350,17 @@ def test_a_dataset_is_never_overwritten(small: tuple[Path, DatasetSchema]) -> No
 def test_a_missing_planted_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"planted\.npz is not there"):
         load_planted(str(tmp_path / "planted.npz"))
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
+def test_a_planted_file_that_is_cut_off_is_damaged(
+    small: tuple[Path, DatasetSchema], tmp_path: Path, left: float
+) -> None:
+    whole = (small[0] / "planted.npz").read_bytes()
+    file = tmp_path / "planted.npz"
+    for damaged in (whole[: int(left * len(whole))], whole.replace(b"attention", b"attent\xffon")):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"planted\.npz is damaged: .*prepare the dataset again"
+        ):
+            load_planted(str(file))

@@ -45,8 +45,8 @@ def test_what_interrupted_saves_left_is_removed_and_nothing_else(store: Store) -
     write(store, "other", manifest=True, publish=True)
     store.remove_incomplete()
     assert store.complete() == ["step-00000001"]
-    assert store.read("step-00000001", "tensors") == "1 2 3"
-    assert store.read("other", "tensors") == "1 2 3"
+    assert store.read("step-00000001", "tensors") == b"1 2 3"
+    assert store.read("other", "tensors") == b"1 2 3"
     with pytest.raises(OSError, match="step-00000002"):
         store.read(store.aside("step-00000002"), "tensors")
 
@@ -87,7 +87,7 @@ def test_a_write_that_fails_leaves_the_file_that_was(tmp_path: Path) -> None:
         pytest.raises(OSError, match="No space left"),
     ):
         store.write(store.aside("step-00000001"), "manifest.json", "new")
-    assert store.read(store.aside("step-00000001"), "manifest.json") == "old"
+    assert store.read(store.aside("step-00000001"), "manifest.json") == b"old"
 
 
 def test_a_manifest_says_again_what_it_was_told() -> None:
@@ -98,12 +98,12 @@ def test_a_manifest_says_again_what_it_was_told() -> None:
         seconds=0.5,
         optimizers={"sparse": "adam", "dense": "sgd"},
         metrics={"auc": 0.75},
-        files={"a": FileDigest(3, "ff")},
+        files={"a": FileDigest(3, "0f" * 32)},
     )
-    assert parse_manifest(manifest.to_json(), "here") == manifest
+    assert parse_manifest(manifest.to_json().encode(), "here") == manifest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 2, "files": {}}'])
 def test_a_manifest_that_is_none_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="here is damaged"):
-        parse_manifest(text, "here")
+        parse_manifest(text.encode(), "here")

@@ -37,3 +37,14 @@ def test_a_launcher_that_does_not_say_where_ranks_meet_is_told_what_is_missing(
     told = f"environment variable {missing} expected.*; start several ranks with torchrun"
     with pytest.raises(ValueError, match=told), run_context():
         pass
+
+
+def test_a_number_of_ranks_without_a_rank_is_told_and_not_waited_for(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = "WORLD_SIZE is 2, and RANK is not set; start several ranks with torchrun"
+    with pytest.raises(ValueError, match=told), run_context():
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with run_context() as context:
+        assert (context.rank, context.world) == (0, 1)

@@ -44,6 +44,7 @@ def add_checkpoint(folder: Path, step: int, metrics: dict[str, float]) -> None:
     """A complete checkpoint of two ranks, as far as a listing looks at one."""
     place = folder / f"step-{step:08d}"
     place.mkdir(parents=True)
-    manifest = {"step": step, "samples": 10 * step, "world": 2, "seconds": 1.0, "optimizers": {}}
-    manifest |= {"metrics": metrics, "files": {}, "format": 2}
+    manifest = {"step": step, "samples": 10 * step, "world": 2, "seconds": 1.0}
+    manifest |= {"optimizers": {"sparse": "adam", "dense": "adam"}, "metrics": metrics}
+    manifest |= {"files": {"loader.json": {"bytes": 2, "sha256": "0" * 64}}, "format": 2}
     (place / "manifest.json").write_text(json.dumps(manifest))
