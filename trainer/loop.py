@@ -24,7 +24,6 @@ from trainer.outcome import leave_description, leave_result, make_result, told
 from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
 from trainer.reliability.ending import DivergedError
-from trainer.reliability.stopping import Stopped
 from trainer.report.attention_map import planted_beside
 from trainer.saved_run import load_best, resume_run, save_run
 from trainer.sharding import average_replicas, set_optimizer_step
@@ -184,10 +183,8 @@ class Trainer:
         """Score the step, which is saved: what goes wrong here costs none of its training."""
         try:
             metrics = self.evaluate("val").metrics
-        except Stopped:
+        finally:
             self.checkpoints.wait()
-            raise
-        self.checkpoints.wait()
         try:
             check_scores(metrics, self.step)
         except DivergedError:
@@ -195,6 +192,7 @@ class Trainer:
             raise
         self.checkpoints.set_metrics(self.step, metrics)
         telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
+        telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
@@ -230,7 +228,8 @@ class Trainer:
             beside=beside,
             prune=prune,
         )
-        telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
+        if prune:
+            telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
 
     def evaluate(self, split: Split) -> Evaluation:
         """Score a split with the model as it is; a collective.
