@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-_MOST = {int: 1 << 62, float: 1e15}
-"""Counts are int64 on their way, and sums of two still fit. Training is float32, up to 3e38, and
-Adam divides a learning rate by 1 - beta1, which may be 1e-16."""
+_MOST = {int: 1 << 62, float: 1e30}
+"""Counts are int64 on their way, and sums of two still fit. Training is float32, up to 3e38."""
 
 
 def number_problems(section: Any, path: str = "") -> Iterator[str]:
