@@ -67,6 +67,23 @@ def test_a_damaged_schema_is_named(tmp_path: Path, damage: Any) -> None:
         load_schema(str(path))
 
 
+def place_of(raw: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
+    """Where a dotted field is: what holds it, and its name there."""
+    *way, last = field.split(".")
+    for name in way:
+        raw = raw[name]
+    return raw, last
+
+
+def refused(folder: Path, raw: dict[str, Any], told: str) -> None:
+    """It is refused in one line."""
+    path = folder / "schema.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=told) as raised:
+        load_schema(str(path))
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
@@ -91,18 +108,9 @@ def test_a_value_that_cannot_be_is_named_with_what_can(
     tmp_path: Path, field: str, value: Any, told: str
 ) -> None:
     raw = dataclasses.asdict(SCHEMA)
-    *way, last = field.split(".")
-    part = raw
-    for name in way:
-        part = part[name]
+    part, last = place_of(raw, field)
     part[last] = value
-    path = tmp_path / "schema.json"
-    path.write_text(json.dumps(raw))
-    with pytest.raises(
-        ValueError, match=rf"^data\.schema: .* is damaged: {field} {told}"
-    ) as raised:
-        load_schema(str(path))
-    assert "\n" not in str(raised.value)
+    refused(tmp_path, raw, rf"^data\.schema: .* is damaged: {field} {told}")
 
 
 @pytest.mark.parametrize(
@@ -135,18 +143,9 @@ def test_a_name_that_cannot_be_is_told(tmp_path: Path, tables: Any, files: Any, 
 )
 def test_what_a_schema_lacks_is_named(tmp_path: Path, missing: str) -> None:
     raw = dataclasses.asdict(SCHEMA)
-    *way, last = missing.split(".")
-    part = raw
-    for name in way:
-        part = part[name]
+    part, last = place_of(raw, missing)
     del part[last]
-    path = tmp_path / "schema.json"
-    path.write_text(json.dumps(raw))
-    with pytest.raises(
-        ValueError, match=rf"data\.schema: .*schema\.json .*lacks .*{last}"
-    ) as raised:
-        load_schema(str(path))
-    assert "\n" not in str(raised.value)
+    refused(tmp_path, raw, rf"data\.schema: .*schema\.json .*lacks .*{last}")
 
 
 @pytest.mark.parametrize(
