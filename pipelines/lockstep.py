@@ -20,7 +20,7 @@ from pipelines.batch import Batch, padding_batch
 from pipelines.place import Place
 from pipelines.stream import Read, RequestDataset, Start
 from pipelines.vote import Result, Vote
-from pipelines.workers import forkserver, in_words, kill_readers, quiet
+from pipelines.workers import begin_reader, forkserver, in_words, kill_readers
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class BatchStream(Iterator[Batch]):
                 multiprocessing_context=forkserver() if workers else None,
                 # Left to itself it draws from the generator of training, at each start anew.
                 generator=torch.Generator(),
-                worker_init_fn=quiet,
+                worker_init_fn=begin_reader,
             )
         self._readers = max(1, workers)
         self._start = Start(places=[Place()] * self._readers)

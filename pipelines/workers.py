@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import signal
+import threading
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
@@ -28,9 +30,21 @@ def forkserver() -> BaseContext:
     return context
 
 
-def quiet(_: int) -> None:
-    """What a reader does first: torch's advice to programmers is not for a run's user."""
+def begin_reader(_: int) -> None:
+    """What a reader does first: it sees to it that no kill of training leaves it behind.
+
+    Torch's own watch over a worker's parent sees the server that it was forked from, which lives as
+    long as any of its workers. Torch's advice to programmers is not for a run's user.
+    """
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    threading.Thread(target=_end_with_training, daemon=True).start()
+
+
+def _end_with_training() -> None:
+    training = multiprocessing.parent_process()
+    assert training is not None
+    training.join()
+    os._exit(1)
 
 
 def kill_readers(iterator: object) -> None:

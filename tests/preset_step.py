@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from modules import interaction
@@ -18,7 +16,7 @@ from pipelines.batch import Batch
 from tests import reference_presets, small
 from tests.reference import Form
 from tests.small import click, close
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 
 L2 = 1e-2
 TOP_K = 2
@@ -45,13 +43,7 @@ def make_config(preset: str, *options: str) -> RankerConfig:
         *widths,
         *options,
     ]
-    return parse_run(parser(), arguments)[0].model
-
-
-@functools.cache
-def parser() -> ArgumentParser:
-    """One for all: every preset sets the same fields."""
-    return run_parser("dare train", "")
+    return parse_config(arguments)[0].model
 
 
 def compare(

@@ -15,7 +15,7 @@ from pipelines.interval import Clock
 from pipelines.overlap import check_overlap, make_pipeline
 from pipelines.requests import Requests
 from pipelines.schema import DatasetSchema, SplitInfo, TableInfo
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.build import ShardedRun, build
 from trainer.config import TrainConfig
 from trainer.distributed import RunContext
@@ -50,8 +50,7 @@ def small_schema() -> DatasetSchema:
 
 def small_config(*options: str) -> TrainConfig:
     """A run with narrow tables; options as on the command line."""
-    config, _, _ = parse_run(
-        run_parser("test", ""),
+    return parse_config(
         [
             f"--data.history_length={HISTORY_LENGTH}",
             "--model.search.top_k=5",
@@ -68,9 +67,8 @@ def small_config(*options: str) -> TrainConfig:
             "--optim.sparse.learning_rate=0.003",
             "--optim.dense.learning_rate=0.003",
             *options,
-        ],
-    )
-    return config
+        ]
+    )[0]
 
 
 def requests_of_step(step: int, *, side_features: tuple[str, ...] = ()) -> Requests:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from argparse import ArgumentError
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -30,6 +32,25 @@ def run_parser(prog: str, description: str, options: str = "") -> ArgumentParser
     parser.add_class_arguments(TrainConfig)
     parser.dump_header = [header()]
     return parser
+
+
+def parse_config(options: Sequence[str]) -> tuple[TrainConfig, str]:
+    """Read a run's config that no command line is about; `parse_run`'s arguments and errors.
+
+    Returns:
+        The config, and its YAML with every field resolved.
+    """
+    config, text, _ = parse_run(_parser(), list(options))
+    return config, text
+
+
+@functools.cache
+def _parser() -> ArgumentParser:
+    """One for all, since every preset sets the same fields: to make it takes longer than to parse.
+
+    What is read does not depend on what was read before.
+    """
+    return run_parser("dare", "")
 
 
 def parse_run(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainConfig, str, Namespace]:

@@ -75,29 +75,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs": commands.runs,
         "bench": commands.bench,
     }
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_INTRODUCTION)
-        return 0
-    if arguments[0] not in known:
-        print(
-            f"dare: error: {arguments[0]!r} is no command; commands are {', '.join(known)}",
-            file=sys.stderr,
-        )
-        return 2
+    command = arguments[0] if arguments else "--help"
     try:
-        if arguments[0] not in _WITHOUT_TORCH and "torch" not in sys.modules:
+        if command in ("-h", "--help"):
+            print(_INTRODUCTION)
+            return 0
+        if command not in known:
+            print(
+                f"dare: error: {command!r} is no command; commands are {', '.join(known)}",
+                file=sys.stderr,
+            )
+            return 2
+        if command not in _WITHOUT_TORCH and "torch" not in sys.modules:
             load_torch()
-        return known[arguments[0]](arguments[1:])
+        return known[command](arguments[1:])
     except KeyboardInterrupt:
-        print(f"dare {arguments[0]}: interrupted; what is written stays", file=sys.stderr)
+        print(f"dare {command}: interrupted; what is written stays", file=sys.stderr)
         return 130
     except _TOLD as error:
         if os.environ.get("DARE_TRACEBACK"):
             raise
-        text = _in_words(error, arguments[0])
+        text = _in_words(error, command)
         tells, code = last_words(error, text)
         for line in text.splitlines() if tells else ():
-            print(f"dare {arguments[0]}: error: {line}", file=sys.stderr)
+            print(f"dare {command}: error: {line}", file=sys.stderr)
         return code
 
 

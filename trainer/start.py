@@ -30,6 +30,8 @@ def run() -> None:
         code = main()
     except KeyboardInterrupt:
         code = _EXIT_CODE
+    except SystemExit as ended:  # As after --help.
+        code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     # All is written and told. A Ctrl-C that comes so late would only cut short what Python and its
     # libraries do at their end, with a traceback, or with the signal in place of the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -39,9 +41,7 @@ def run() -> None:
         # SIGABRT (torch 2.13, gloo), which fails the whole job; and where a Ctrl-C once passed
         # through an `exec` of a string, it ends by that signal, whatever the exit code.
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        os._exit(end_stdout(code))
     sys.exit(code)
 
 

@@ -58,8 +58,9 @@ def print_result(text: str, path: Path) -> None:
         path: of that file.
     """
     try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # As where it was closed before the start.
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
     except OSError as error:
         logger.warning("stdout does not take the result, which is in %s: %s", path, error)
         _drop_stdout()

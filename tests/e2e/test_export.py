@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from pipelines.ids import hash_ids
 from tests.commands import dare, dare_on_ranks, dare_without_report
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.build import open_stream
 from trainer.distributed import run_context
 from trainer.evaluate import score_batches
@@ -52,7 +52,7 @@ def export(run, out, *options):
 
 def trained(run):
     """Tables and test logits of the run's best checkpoint, as the trainer itself reads them."""
-    config, text, _ = parse_run(run_parser("test", ""), [f"--config={run / 'config.yaml'}"])
+    config, text = parse_config([f"--config={run / 'config.yaml'}"])
     with run_context() as context:
         trainer = Trainer(config, context, text)
         trainer.load(trainer.checkpoints.find("best"))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.commands import dare
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 
 ROOT = Path(__file__).parents[2]
 LIFELONG = ROOT / "launch" / "recipes" / "synthetic_lifelong.yaml"
@@ -79,7 +79,7 @@ def test_every_option_has_an_explanation():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_says_only_what_there_is(recipe):
-    config, _, _ = parse_run(run_parser("test", ""), [f"--config={recipe}"])
+    config, _ = parse_config([f"--config={recipe}"])
     assert config.name == recipe.stem
     source, _, preset = recipe.stem.removeprefix("parity_").partition("_")
     assert config.model.preset == preset
@@ -92,7 +92,7 @@ def test_a_recipe_says_only_what_there_is(recipe):
 
 
 def test_the_lifelong_recipe_reads_whole_lives_of_the_log_that_make_prepares():
-    config, _, _ = parse_run(run_parser("test", ""), [f"--config={LIFELONG}"])
+    config, _ = parse_config([f"--config={LIFELONG}"])
     assert (config.name, config.model.preset) == (LIFELONG.stem, "dare")
     said = (ROOT / "Makefile").read_text().replace("$(BIN)/", "").splitlines()
     (made,) = (line.split() for line in said if "dare prepare" in line and LIFELONG.stem in line)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.commands import dare_without_report, data_options, prepare_small, rows_of
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 
 PARITY = sorted((Path(__file__).parents[2] / "launch" / "recipes").glob("parity_*.yaml"))
 
 
 def parsed(path: Path):
-    config, _, _ = parse_run(run_parser("test", ""), [f"--config={path}"])
+    config, _ = parse_config([f"--config={path}"])
     return config
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import accepted, examples
 from tests.small_run import small_schema
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.config import TrainConfig
 from trainer.config_file import check_config_file
 from trainer.yaml_file import load
@@ -68,8 +68,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(file: Path) -> tuple[TrainConfig, str]:
-    config, text, _ = parse_run(run_parser("dare train", ""), [f"--config={file}"])
-    return config, text
+    return parse_config([f"--config={file}"])
 
 
 def checked(file: Path) -> tuple[TrainConfig, str]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.bench.data import uniform_batch, uniform_schema
 from trainer.bench.lanes import join_by_file
 from trainer.build import build
@@ -203,8 +203,7 @@ def _config(
     def widths(width: int) -> str:
         return f"{{item: {width}, category: {width}, position: {ATTENTION_WIDTH}}}"
 
-    config, _, _ = parse_run(
-        run_parser("dare bench exchange", ""),
+    return parse_config(
         [
             f"--data.history_length={setting['history_length']}",
             # What the planner leaves room for.
@@ -215,6 +214,5 @@ def _config(
             f"--model.embeddings.representation={widths(setting['width'])}",
             *(f"--model.embeddings.{option}" for option in lookups),
             f"--sharding.plan={plan}",
-        ],
-    )
-    return config
+        ]
+    )[0]

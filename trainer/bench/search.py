@@ -20,7 +20,7 @@ from modules.history import RequestGrid
 from modules.model_config import Preset, RankerConfig
 from modules.scorers import DotScorer
 from pipelines.batch import Batch
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.bench.data import uniform_batch, uniform_schema
 from trainer.bench.floor import copy_speed, product_speed, seconds_a_call
 from trainer.bench.machine import machine
@@ -141,7 +141,7 @@ def _build(
             "--optim.sparse.name=rowwise_adagrad",
             f"--seed={setting['seed']}",
         ]
-        return parse_run(run_parser("dare bench search", ""), given)[0]
+        return parse_config(given)[0]
 
     config = read(width)
     _check_model(config.model)

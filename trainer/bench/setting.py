@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from modules.model_config import Preset
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.config import TrainConfig
 from trainer.optim import SparseOptimizer
 
@@ -107,8 +107,7 @@ class TrainSetting:
             options: of the command line, which count more.
         """
         widths = f"{{item: {self.width}, category: {self.width}, position: {self.width}}}"
-        config, _, _ = parse_run(
-            run_parser("dare bench", ""),
+        return parse_config(
             [
                 *(f"--data.{split}={folder / split}" for split in ("train", "val", "test")),
                 f"--data.schema={folder / 'schema.json'}",
@@ -124,9 +123,8 @@ class TrainSetting:
                 f"--optim.sparse.name={self.sparse_optimizer}",
                 f"--seed={self.seed}",
                 *options,
-            ],
-        )
-        return config
+            ]
+        )[0]
 
 
 def check_least(name: str, value: int) -> None:

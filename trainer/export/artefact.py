@@ -19,7 +19,7 @@ from modules.row_precision import decode
 from modules.serving import ServedRanker
 from pipelines.ids import hash_feature
 from pipelines.schema import INTERVAL
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.config import TrainConfig
 from trainer.export.layout import (
     CONFIG_FILE,
@@ -162,7 +162,7 @@ def load_artefact(folder: str | os.PathLike[str], half: Half | None = None) -> A
 
 def read_config(folder: Path) -> TrainConfig:
     """The config of the run that was exported."""
-    return parse_run(run_parser("dare export", ""), [f"--config={folder / CONFIG_FILE}"])[0]
+    return parse_config([f"--config={folder / CONFIG_FILE}"])[0]
 
 
 def make_ranker(config: TrainConfig, rows: dict[str, int]) -> ServedRanker:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.ranker import Ranker
 from pipelines.few_rows import numbered_anew
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.config import TrainConfig
 from trainer.reliability.bad_batch import KeptBatch, feature_of, read_batch
 from trainer.task import StepOutput, TrainTask
@@ -121,7 +121,7 @@ def _config(kept: KeptBatch) -> TrainConfig:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(kept.config_yaml)
         file.flush()
-        return parse_run(run_parser("dare replay", ""), [f"--config={file.name}"])[0]
+        return parse_config([f"--config={file.name}"])[0]
 
 
 def _task(kept: KeptBatch, config: TrainConfig) -> TrainTask:

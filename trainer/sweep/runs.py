@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pipelines import storage
 from pipelines.schema import load_schema
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.checkpoints.store import Store
 from trainer.config import TrainConfig
 from trainer.json_files import read_object, write_json
@@ -79,7 +79,7 @@ def read_options(options: Sequence[str]) -> tuple[TrainConfig, str]:
         ValueError: a field has a value it does not take, or that several runs cannot share.
     """
     try:
-        config, text, _ = parse_run(run_parser("dare train", ""), list(options))
+        config, text = parse_config(options)
     except ArgumentError as error:
         raise ValueError(in_one_line(error)) from error
     if config.checkpoint.folder:

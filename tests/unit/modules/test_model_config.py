@@ -6,12 +6,12 @@ import pytest
 
 from modules.presets import PRESETS
 from tests.commands import dare
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 
 
 def parse(*options: str):
     given = [f"--model.{option}" for option in options]
-    return parse_run(run_parser("dare train", ""), given)[0].model
+    return parse_config(given)[0].model
 
 
 @pytest.mark.parametrize(

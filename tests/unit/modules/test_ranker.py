@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from modules.presets import PRESETS, check_preset, preset_fields
 from modules.ranker import Ranker
 from modules.widths import WidthsConfig
 from tests.small import CPU, DARE, ROWS, SHARED, SIDE, SIDE_ROWS, TWIN
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config, parse_run, run_parser
 
 A, B = ("a", 4), ("b", 8)
 
@@ -95,14 +96,17 @@ def test_features_are_given_by_name_on_the_command_line() -> None:
 
 
 def parse(*arguments: str) -> RankerConfig:
-    return parse_run(run_parser("dare train", ""), list(arguments))[0].model
+    return parse_config(arguments)[0].model
 
 
-def test_a_parser_forgets_the_preset_before():
-    parser = run_parser("dare train", "")
-    for preset in ("twin_kdd23", "dare", "twin"):
-        given = [f"--model.preset={preset}"]
-        assert parse_run(parser, given)[0].model == parse(*given)
+def test_a_config_does_not_depend_on_those_that_were_parsed_before():
+    given = {preset: [f"--model.preset={preset}", "--seed=3"] for preset in PRESETS}
+    fresh = {preset: parse_run(run_parser("", ""), given[preset])[:2] for preset in given}
+    for before, preset in itertools.permutations(("twin_kdd23", "dare", "sdim", "mirrn"), 2):
+        parse_config(given[before])
+        assert parse_config(given[preset]) == fresh[preset]
+    for preset in reversed(given):
+        assert parse_config(given[preset]) == fresh[preset]
 
 
 def test_the_default_is_dare_and_twin_shares_all_four_uses() -> None:
@@ -125,7 +129,7 @@ def test_a_given_field_wins_over_the_preset() -> None:
 def test_a_preset_given_after_a_runs_own_config_replaces_the_files(tmp_path, held, asked) -> None:
     """Such a file holds every field, those of its preset too."""
     given = ["--model.search.top_k=7", f"--model.preset={held}"]
-    _, text, _ = parse_run(run_parser("dare train", ""), given)
+    _, text = parse_config(given)
     file = tmp_path / "config.yaml"
     file.write_text(text)
     wanted = {"dare": UsesConfig(), "twin": SHARED}

@@ -57,11 +57,10 @@ def test_messages_that_nobody_reads_leave_the_exit_code(arguments):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a device that is always full is Linux's")
-def test_what_a_full_disk_does_not_take_of_stdout_is_a_failure_in_one_line(tmp_path):
+@pytest.mark.parametrize("arguments", [["runs", "."], ["runs", "--help"], ["--help"]])
+def test_what_a_full_disk_does_not_take_of_stdout_is_a_failure_in_one_line(arguments):
     with FULL.open("w") as stdout:
-        done = _dare(
-            *("-m", "trainer", "runs", str(tmp_path)), stdout=stdout, stderr=subprocess.PIPE
-        )
+        done = _dare("-m", "trainer", *arguments, stdout=stdout, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr == (
         "dare: error: stdout does not take what is printed: [Errno 28] No space left on device\n"
@@ -77,6 +76,18 @@ def test_a_result_that_nobody_reads_is_no_failure_of_training():
     )
     done = _dare("-c", TRAINS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert (done.returncode, json.loads(done.stdout)) == (0, "x" * 9)
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_result_is_no_failure_where_stdout_was_closed_before_the_start(monkeypatch, ranks):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    done = _dare(
+        "-c",
+        f"import os, sys\nos.close(1)\nsys.stdout = None\n{TRAINS}",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class _Gone(io.StringIO):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.commands import data_options, prepare_small
 from trainer.analysis.scoring import OpenedRun
-from trainer.arguments import parse_run, run_parser
+from trainer.arguments import parse_config
 from trainer.distributed import run_context
 from trainer.loop import Trainer
 
@@ -24,7 +24,7 @@ def open_fresh(small_data, tmp_path) -> Iterator[Callable[..., OpenedRun]]:
 
         def build(*options: str) -> OpenedRun:
             given = [*small_data, f"--out_dir={tmp_path}", "--model.init.std=0.3", *options]
-            config, text, _ = parse_run(run_parser("test", ""), given)
+            config, text = parse_config(given)
             return OpenedRun(Trainer(config, context, text), "none", 0)
 
         yield build
