@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import ArgumentParser
 
 from trainer.parsing import choose, make_parser, values_of
 from trainer.telling import print_result
@@ -92,21 +95,9 @@ def plan(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """Train, evaluate, report."""
-    from trainer.arguments import parse_run, run_parser
+    from trainer.arguments import parse_run
 
-    parser = run_parser(
-        "dare train",
-        "Train, evaluate and report. Under torchrun: "
-        "`torchrun --nproc-per-node 2 -m trainer train --config FILE`.",
-        "[--resume | --overwrite]",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint of this run"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="delete what the run's folder holds, start anew"
-    )
-    config, text, parsed = parse_run(parser, arguments)
+    config, text, parsed = parse_run(_train_parser(), arguments)
     from trainer.job import train_job
     from trainer.reliability.stopping import Stopped
     from trainer.telemetry.trackers import check_trackers
@@ -120,6 +111,26 @@ def train(arguments: list[str]) -> int:
         folder = Path(config.out_dir) / config.name
         print_result(json.dumps(result), folder / "result.json")
     return 0
+
+
+@functools.cache
+def _train_parser() -> ArgumentParser:
+    """Made once in a process, which takes longer than to parse; a sweep may train in its own."""
+    from trainer.arguments import run_parser
+
+    parser = run_parser(
+        "dare train",
+        "Train, evaluate and report. Under torchrun: "
+        "`torchrun --nproc-per-node 2 -m trainer train --config FILE`.",
+        "[--resume | --overwrite]",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of this run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete what the run's folder holds, start anew"
+    )
+    return parser
 
 
 def replay(arguments: list[str]) -> int:
