@@ -127,6 +127,12 @@ def test_without_a_header_columns_go_by_number_and_tabs_are_written_out(tmp_path
     assert pq.read_table(f"{out}/test")["user_id"].to_pylist() == [1, 2]
 
 
+def test_what_the_largest_seed_leaves_is_a_schema(tmp_path):
+    schema, out = _prepare(tmp_path, _log([1, 2, 3, 4]), seed=1 << 62)
+    assert load_schema(f"{out}/schema.json") == schema
+    assert schema.seed == 1 << 62
+
+
 def test_other_events_are_dropped_and_counted(tmp_path):
     text = _log([1, 2, 3, 4]) + "9,ann,a9,x,buy\n"
     schema, _ = _prepare(tmp_path, text, event_column="did", events=("view",))
@@ -215,6 +221,11 @@ def test_rows_that_differ_in_a_feature_are_no_repetition(tmp_path):
         ({"features": {"target_item": "did"}}, "does not begin with history_ or target_"),
         ({"features": {"page": "page"}}, "no column page; its columns are when, who, what"),
         ({"target_features": ("page",)}, "--target_features has page; --features are none"),
+        (
+            {"seed": (1 << 62) + 1},
+            "--seed is 4611686018427387905; it must be at most 4611686018427",
+        ),
+        ({"history_length": 10**19}, "--history_length is 10{19}; it must be at most 461168601842"),
         ({"delimiter": ";"}, r"its columns are when,who,what,kind,did \(delimiter ';'\)"),
     ],
 )
