@@ -6,6 +6,7 @@ T targets; `pipelines.synthetic` derives the model.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from zipfile import BadZipFile
 
@@ -205,8 +206,10 @@ def load_planted(path: str) -> Planted:
     """
     if not storage.exists(path):
         raise ValueError(f"{path} is not there; only a dataset of `dare prepare synthetic` has one")
+    with storage.open_file(path, "rb") as stream:
+        content = io.BytesIO(stream.read())  # A file would raise OSError for a place before it.
     try:
-        with storage.open_file(path, "rb") as stream, np.load(stream, allow_pickle=False) as raw:
+        with np.load(content, allow_pickle=False) as raw:
             return Planted(
                 attention=raw["attention"],
                 meaning=raw["meaning"],
