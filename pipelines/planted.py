@@ -6,7 +6,9 @@ T targets; `pipelines.synthetic` derives the model.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -205,16 +207,13 @@ def load_planted(path: str) -> Planted:
     """
     if not storage.exists(path):
         raise ValueError(f"{path} is not there; only a dataset of `dare prepare synthetic` has one")
+    with storage.open_file(path, "rb") as stream:
+        content = io.BytesIO(stream.read())  # A file would raise OSError for a place before it.
     try:
-        with storage.open_file(path, "rb") as stream, np.load(stream, allow_pickle=False) as raw:
-            return Planted(
-                attention=raw["attention"],
-                meaning=raw["meaning"],
-                recency=raw["recency"],
-                sharpness=float(raw["sharpness"]),
-                gain=float(raw["gain"]),
-                bias=float(raw["bias"]),
-            )
+        with np.load(content, allow_pickle=False) as raw:
+            found: dict[str, Any] = {n: raw[n] for n in ("attention", "meaning", "recency")}
+            found |= {n: float(raw[n]) for n in ("sharpness", "gain", "bias")}
+            return Planted(**found)
     except (LookupError, ValueError, EOFError, TypeError, RuntimeError, BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}; prepare the dataset again") from error
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -77,6 +79,15 @@ def is_feature_name(name: str) -> bool:
     # A batch has a feature as history_<name> and target_<name>, a file as <name> and
     # history_<name>: begun alike, one could be another's.
     return name.isidentifier() and name not in _TAKEN and not name.startswith(_SIDES)
+
+
+def is_file_name(path: str) -> bool:
+    """Whether a file may be called so: in any script, without control characters."""
+    try:
+        os.fsencode(path)  # Takes bytes that are no text as the file system's names have them.
+    except UnicodeEncodeError:
+        return False
+    return all(unicodedata.category(character) != "Cc" for character in path)
 
 
 def history_column(layout: Layout, feature: str) -> str:
@@ -227,5 +238,5 @@ def _check_names(schema: DatasetSchema) -> None:
             raise ValueError(f"tables names the feature {name!r:.100}; give {NAME_RULE}")
     for split, info in schema.splits.items():
         for file in info.files:
-            if not file.path.isprintable():
+            if not is_file_name(file.path):
                 raise ValueError(f"splits.{split}.files names {file.path!r:.100}, which is no file")

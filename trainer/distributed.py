@@ -172,8 +172,9 @@ def _meet(rank: int, world: int, watch: WatchdogConfig) -> Store:
             )
         return HashStore()
     limit = RENDEZVOUS_TIMEOUT
-    if watch.hang_s:
-        limit = min(limit, datetime.timedelta(seconds=max(watch.hang_s, watch.slow_s)))
+    if watch.hang_s:  # May be more seconds than a timedelta holds.
+        least_s = min(limit.total_seconds(), max(watch.hang_s, watch.slow_s))
+        limit = datetime.timedelta(seconds=least_s)
     host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     address = f"{host}:{port} (MASTER_ADDR, MASTER_PORT)"
     note = threading.Timer(NOTE_S, _tell_of_wait, [f"rank {rank} of {world}", address, limit])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _MOST = {int: 1 << 62, float: 1e30}
@@ -24,9 +24,15 @@ def number_problems(section: Any, path: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield from number_problems(value, f"{name}.")
             continue
-        held = value.values() if isinstance(value, dict) else value
-        for number in held if isinstance(value, dict | list | tuple) else (value,):
+        for number in _values(value):
             most = _MOST.get(type(number))
             if most is not None and not abs(number) <= most:
                 what = f"at most {most}" if type(number) is int else f"finite, at most {most:g}"
                 yield f"{name} is {value}; it must be {what}"
+
+
+def _values(value: Any) -> Iterable[Any]:
+    """Of a mapping, of a list, or the value itself."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)

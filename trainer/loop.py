@@ -72,7 +72,7 @@ class Trainer:
         """Look at what is read later: `open_stream`, `check_splits` and `planted_beside`."""
         assert self.train_stream.batches == 0
         check_splits(self.config, self.schema, self.context)
-        planted_beside(self.config.data)
+        planted_beside(self.config.data, self.schema)
 
     def train(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end and leave `result.json` and `report.html`; a collective.
@@ -247,7 +247,7 @@ class Trainer:
                 self.context,
                 config.loop,
                 history_length=config.data.history_length,
-                planted=planted_beside(config.data),
+                planted=planted_beside(config.data, self.schema),
             )
         finally:
             # FBGEMM's CUDA lookups count a step each time they run forward, Adam corrects by it.

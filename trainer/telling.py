@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -42,6 +43,23 @@ def forgive_stderr() -> None:
     """Let no log line, bar or message that stderr does not take end this process."""
     if sys.stderr is not None:  # As where it was closed before the start.
         sys.stderr = cast(TextIO, _Forgiving(sys.stderr))
+
+
+@contextmanager
+def told_to_file(path: Path) -> Iterator[None]:
+    """Let stdout and stderr go to a new file; what its disk does not take is lost.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    file = path.open("w", encoding="utf-8", errors="backslashreplace")
+    told = cast(TextIO, _Forgiving(file))
+    try:
+        with redirect_stdout(told), redirect_stderr(told):
+            yield
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def tell_at_once(text: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.from_json import MOST
 from pipelines.prepare.event_store import EventStore, Resources
 from pipelines.prepare.negatives import NegativeSampler
 from pipelines.prepare.protocol import Lives, Protocol, RequestBuilder
@@ -58,8 +59,10 @@ class Preparation:
     def __post_init__(self) -> None:
         least = {"history_length": 1, "max_bad_rows": 0, "seed": 0}
         for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least {low}")
+            value = getattr(self, name)
+            if not low <= value <= MOST:
+                limit = f"at least {low}" if value < low else f"at most {MOST}"
+                raise ValueError(f"--{name} is {value}; it must be {limit}")
 
     def recorded(self) -> dict[str, Any]:
         """Every option that shaped the data, by its command line name."""

@@ -101,18 +101,21 @@ def seconds_or_iso(rows: Rows, name: str) -> np.ndarray:
 def _check_no_days(name: str, number: np.ndarray, *, beside_dates: bool) -> None:
     """Refuse numbers such as 20171101 or 201711011230, which are meant as days and times.
 
-    A log may count its time in any unit, so some numbers that could be days are none; all of them
-    are, or those beside dates.
+    A log may count its time in any unit, so some numbers that could be days are none; most of
+    those above 0 are, or one beside dates. Seconds, milliseconds and microseconds of 2001 to May
+    2032 have 10 digits that begin with less than 1970, 13, and 16, as no day or time here has.
+    Later seconds read as days and hours, but for 76 of each hundred.
 
     Raises:
         ValueError: they are days.
     """
-    day = number.copy()
-    for digits in (12, 14):
+    day, hour = number.copy(), np.zeros_like(number)
+    for digits in (10, 12, 14, 17):
         those = (number >= 10 ** (digits - 1)) & (number < 10**digits)
         day[those] //= 10 ** (digits - 8)
-    is_day = np.isin(day, _days())
-    if is_day.any() and (beside_dates or is_day.all()):
+        hour[those] = number[those] // 10 ** (digits - 10) % 100
+    is_day = np.isin(day, _days(), kind="table") & (hour < 24)
+    if is_day.any() and (beside_dates or 2 * is_day.sum() > np.count_nonzero(number)):
         first = int(np.flatnonzero(is_day)[0])
         written = str(day[first])
         raise ValueError(

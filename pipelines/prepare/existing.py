@@ -24,6 +24,7 @@ from pipelines.schema import (
     SplitInfo,
     TableInfo,
     is_feature_name,
+    is_file_name,
 )
 
 _log = logging.getLogger(__name__)
@@ -125,7 +126,8 @@ def describe_parquet(
 
     Raises:
         ValueError: a split is missing or its rows are not what the layout says, with file and row;
-            all histories are newest first; or the folder has a `schema.json`.
+            a file's name has a control character; all histories are newest first; or the folder has
+            a `schema.json`.
     """
     for name in features or ():
         if not is_feature_name(name):
@@ -136,6 +138,7 @@ def describe_parquet(
     names = [
         split for split in SPLITS if split != "test" or storage.exists(storage.join(out, split))
     ]
+    _check_file_names(out, names)
     if features is None:
         features = _common_features(out, names, layout)
     ids = {name: _Ids(name) for name in (*FEATURES, *features)}
@@ -162,6 +165,14 @@ def describe_parquet(
     )
     schema.save(target)
     return schema
+
+
+def _check_file_names(out: str, splits: list[str]) -> None:
+    """Refuse a file that `load_schema` would say is none."""
+    for split in splits:
+        for path in storage.find(storage.join(out, split)):
+            if not is_file_name(path.removeprefix(out)):
+                raise ValueError(f"{path!r} has a control character in its name; rename the file")
 
 
 def _common_features(out: str, splits: list[str], layout: Layout) -> tuple[str, ...]:

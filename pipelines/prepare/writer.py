@@ -230,7 +230,8 @@ class _SplitWriter:
     def count(self, entries: pa.StructArray, longest: int | None) -> None:
         """Count requests; of longer histories only the `longest` newest are written."""
         label = flat(entries.field("label"))[0].to_numpy()
-        length = entries.field("history_end").to_numpy()
+        # As int64, since `longest` may be above all of the int32 that it is compared with.
+        length = entries.field("history_end").to_numpy().astype(np.int64)
         self._statistics.add(length if longest is None else np.minimum(length, longest), label)
 
     def write(self, table: pa.Table) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commands import dare, data_options
+from tests.commands import dare, data_options, prepare_small
 from trainer.cli import main
 
 PLANS = {
@@ -208,6 +208,17 @@ def test_a_width_that_no_table_has_is_told_by_the_name_of_the_option():
 def test_a_run_without_checkpoints_says_what_to_do(data, tmp_path):
     told = _told(dare("evaluate", *data, f"--out_dir={tmp_path}", "--name=none"))
     assert "has no checkpoint: train the run first, or give its config.yaml" in told
+
+
+def test_a_planted_file_of_another_log_is_told_before_the_first_step(dataset, tmp_path):
+    folder = shutil.copytree(dataset, tmp_path / "data")
+    other = prepare_small(tmp_path / "other", "--categories=9")
+    shutil.copy(other / "planted.npz", folder)
+    outcome = dare("train", *data_options(folder), f"--out_dir={tmp_path / 'runs'}")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{folder / 'planted.npz'} has categories up to 9, " in outcome.err
+    assert f"{folder / 'schema.json'} up to 10; it is of another dataset" in outcome.err
+    assert not (tmp_path / "runs" / "run" / "config.yaml").exists()
 
 
 def test_a_planted_file_that_is_cut_off_is_told_before_the_first_step(dataset, tmp_path):

@@ -48,7 +48,7 @@ class OpenedRun:
     @property
     def planted(self) -> Planted | None:
         """The data's true attention, where it is known."""
-        return planted_beside(self.trainer.config.data)
+        return planted_beside(self.trainer.config.data, self.trainer.schema)
 
 
 def open_run(config: TrainConfig, text: str, context: RunContext, at: str) -> OpenedRun:

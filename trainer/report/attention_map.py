@@ -18,6 +18,7 @@ from pipelines import storage
 from pipelines.batch import Batch
 from pipelines.loader import DataConfig
 from pipelines.planted import Planted, load_planted
+from pipelines.schema import DatasetSchema
 from trainer.report.data import AttentionSummary
 from trainer.task import StepOutput
 
@@ -186,19 +187,29 @@ class AttentionMap:
         return pair_TL.masked_fill((place_TL < 0) | (place_T1 < 0), -1)
 
 
-def planted_beside(data: DataConfig) -> Planted | None:
+def planted_beside(data: DataConfig, schema: DatasetSchema) -> Planted | None:
     """The true attention of a dataset, where its author left it beside `schema.json`.
 
-    It goes by category id, which hashing changes.
+    It goes by category id: it is left out where ids are hashed, and where the table is longer,
+    since data with more categories may have come later.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or lacks categories that the data has.
     """
     if data.ids != "check":
         return None
     folder, _, _ = data.schema.rpartition("/")
     path = storage.join(folder or ".", "planted.npz")
-    return load_planted(path) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    planted = load_planted(path)
+    held, needed = len(planted.attention), schema.tables["category"].rows
+    if held < needed:
+        raise ValueError(
+            f"{path} has categories up to {held - 1}, {data.schema} up to {needed - 1}; it is of "
+            "another dataset: remove it, or put the right one there"
+        )
+    return planted if data.category_rows <= held else None
 
 
 def planted_attention(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from trainer.telemetry.logs import configure_logging
+from trainer.telling import told_to_file
 
 HERE = "here"
 _PATIENCE_S = 15 + float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
@@ -93,11 +94,7 @@ def _run_here(arguments: Sequence[str], log: Path) -> int:
     from trainer.cli import main  # It imports this.
     from trainer.telemetry.memory import reset_peak_memory  # It loads torch.
 
-    with (
-        log.open("w", encoding="utf-8") as told,
-        contextlib.redirect_stdout(told),
-        contextlib.redirect_stderr(told),
-    ):
+    with told_to_file(log):
         reset_peak_memory()
         code = main(arguments)
     configure_logging(0)  # The run's went to its file.

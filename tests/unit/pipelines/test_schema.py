@@ -118,6 +118,8 @@ def test_a_value_that_cannot_be_is_named_with_what_can(
     [
         ({"user_id": {"rows": 2, "distinct": 1}}, [], "tables names the feature 'user_id'; give "),
         ({}, [{"path": "a\0b", "rows": 2, "sha256": "ab"}], r"names 'a\\x00b', which is no file"),
+        ({}, [{"path": "a\u0085", "rows": 2, "sha256": "ab"}], r"names 'a\\x85', which is no file"),
+        ({}, [{"path": "\ud800", "rows": 2, "sha256": "ab"}], r"names '\\ud800', which is no file"),
     ],
 )
 def test_a_name_that_cannot_be_is_told(tmp_path: Path, tables: Any, files: Any, told: str) -> None:

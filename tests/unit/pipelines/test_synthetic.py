@@ -364,3 +364,22 @@ def test_a_planted_file_that_is_cut_off_is_damaged(
             ValueError, match=r"planted\.npz is damaged: .*prepare the dataset again"
         ):
             load_planted(str(file))
+
+
+def test_a_changed_bit_at_the_end_of_a_planted_file_is_damage_or_changes_nothing(
+    small: tuple[Path, DatasetSchema], tmp_path: Path
+) -> None:
+    """The last 22 bytes say where in the file the list of its arrays is."""
+    whole = (small[0] / "planted.npz").read_bytes()
+    file, recency = tmp_path / "planted.npz", load_planted(str(small[0] / "planted.npz")).recency
+    told = []
+    for bit in range(22 * 8):
+        content = bytearray(whole)
+        content[bit // 8 - 22] ^= 1 << bit % 8
+        file.write_bytes(content)
+        try:
+            assert load_planted(str(file)).recency.tolist() == recency.tolist()
+        except ValueError as error:
+            told.append(str(error))
+    assert len(told) > 22
+    assert {text.partition(" is damaged: ")[0] for text in told} == {str(file)}

@@ -124,7 +124,7 @@ def test_further_features_of_behaviours_and_targets_are_written(
 
 
 @pytest.mark.parametrize("cut", [slice(None), slice(7, 20), slice(0, 0)])
-@pytest.mark.parametrize("history_length", [1, 3, 200])
+@pytest.mark.parametrize("history_length", [1, 3, 200, 1 << 31, 1 << 62])
 def test_the_request_layout_has_every_request_with_its_newest_behaviours(
     cut: slice, history_length: int
 ) -> None:
@@ -163,6 +163,14 @@ def test_a_dataset_says_what_its_files_hold(tmp_path: Path, layout: Layout) -> N
             content = (tmp_path / file.path).read_bytes()
             assert file.sha256 == hashlib.sha256(content).hexdigest()
             assert file.rows == pq.ParquetFile(tmp_path / file.path).metadata.num_rows
+
+
+@pytest.mark.parametrize("history_length", [(1 << 31) - 1, 1 << 31, 3_000_000_000, 1 << 62])
+def test_a_length_beyond_all_histories_keeps_whole_ones(
+    tmp_path: Path, history_length: int
+) -> None:
+    whole = write(tmp_path / "whole", layout="request", history_length=1000)
+    assert write(tmp_path / "x", layout="request", history_length=history_length) == whole
 
 
 @pytest.mark.parametrize("layout", ["user", "request"])

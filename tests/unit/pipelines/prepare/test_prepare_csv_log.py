@@ -64,7 +64,11 @@ def test_times_are_utc_seconds_and_blanks_around_them_no_damage(tmp_path, times)
     [
         (["20171101", "20171102", "20171103", "20171104"], "20171101", "2017-11-01"),
         (["201711011230", "201711011231", "201711011232", "201711011233"], None, "2017-11-01"),
+        (["2017110112", "2017110113", "2017110114", "2017110115"], None, "2017-11-01"),
         (["20171101123000", "20171101123001", "x", "20171101123003"], None, "2017-11-01"),
+        (["20171101123000000", "20171101123000001", "0", "0"], None, "2017-11-01"),
+        # A day that no year has, and what stands for no time, do not hide the others.
+        (["20171131", "20171101", "20171102", "0"], "20171101", "2017-11-01"),
         (["2017-11-01", "2017-11-02T00:00:01", "20171103", "5"], "20171103", "2017-11-03"),
     ],
 )
@@ -78,8 +82,8 @@ def test_days_as_digits_alone_are_refused(tmp_path, times, first, written):
     "times",
     [
         [1, 2, 3, 4],
-        # Some of a count of seconds could be days; a 13th month and a 32nd day are none.
-        [20_171_031, 20_171_032, 20_171_101, 20_171_102],
+        # Half of a count could be days; a 13th month and a 32nd day are none.
+        [20_171_030, 20_171_031, 20_171_032, 20_171_033],
         [20_171_301, 20_171_302, 20_171_303, 20_171_304],
         [1_509_494_400, 1_509_494_401, 1_509_494_402, 1_509_494_403],
         [1_509_494_400_000, 1_509_494_400_001, 1_509_494_400_002, 1_509_494_400_003],
@@ -121,6 +125,12 @@ def test_without_a_header_columns_go_by_number_and_tabs_are_written_out(tmp_path
     )
     assert schema.counts["read"] == schema.counts["kept"] == 8
     assert pq.read_table(f"{out}/test")["user_id"].to_pylist() == [1, 2]
+
+
+def test_what_the_largest_seed_leaves_is_a_schema(tmp_path):
+    schema, out = _prepare(tmp_path, _log([1, 2, 3, 4]), seed=1 << 62)
+    assert load_schema(f"{out}/schema.json") == schema
+    assert schema.seed == 1 << 62
 
 
 def test_other_events_are_dropped_and_counted(tmp_path):
@@ -211,6 +221,11 @@ def test_rows_that_differ_in_a_feature_are_no_repetition(tmp_path):
         ({"features": {"target_item": "did"}}, "does not begin with history_ or target_"),
         ({"features": {"page": "page"}}, "no column page; its columns are when, who, what"),
         ({"target_features": ("page",)}, "--target_features has page; --features are none"),
+        (
+            {"seed": (1 << 62) + 1},
+            "--seed is 4611686018427387905; it must be at most 4611686018427",
+        ),
+        ({"history_length": 10**19}, "--history_length is 10{19}; it must be at most 461168601842"),
         ({"delimiter": ";"}, r"its columns are when,who,what,kind,did \(delimiter ';'\)"),
     ],
 )

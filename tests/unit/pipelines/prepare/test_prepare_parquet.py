@@ -205,3 +205,25 @@ def test_training_without_targets_is_refused(tmp_path) -> None:
     out = put(tmp_path, [User(1, [1], [1], [])])
     with pytest.raises(ValueError, match=r"train/ has no targets"):
         describe_parquet(out=out)
+
+
+@pytest.mark.parametrize(
+    "name", ["\u3000a\u00a0b\u200d.parquet", "\u65e5\u672c.parquet", "caf\udce9.parquet"]
+)
+def test_a_file_may_be_called_as_people_write(tmp_path, name) -> None:
+    """An ideographic space, one that breaks no line, a joiner, and a byte that is no UTF-8."""
+    out = put(tmp_path, USERS)
+    (tmp_path / "train" / "part.parquet").rename(tmp_path / "train" / name)
+    found = describe_parquet(out=out)
+    assert load_schema(f"{out}/schema.json") == found
+    assert [file.path for file in found.splits["train"].files] == [f"train/{name}"]
+
+
+def test_a_file_with_a_control_character_in_its_name_is_told(tmp_path) -> None:
+    out = put(tmp_path, USERS)
+    (tmp_path / "val" / "part.parquet").rename(tmp_path / "val" / "a\nb.parquet")
+    with pytest.raises(
+        ValueError, match=r"val/a\\nb\.parquet' has a control character in its name"
+    ):
+        describe_parquet(out=out)
+    assert not (tmp_path / "schema.json").exists()

@@ -7,9 +7,18 @@ import pytest
 
 from trainer import distributed
 from trainer.distributed import run_context
+from trainer.reliability.watchdog import WatchdogConfig
 
 
-def test_an_address_where_nobody_answers_is_told_with_what_to_do(monkeypatch):
+@pytest.mark.parametrize(
+    "watch",
+    [
+        distributed.UNWATCHED,
+        WatchdogConfig(hang_s=1e15),
+        WatchdogConfig(hang_s=1, slow_s=1e30),
+    ],
+)
+def test_an_address_where_nobody_answers_is_told_with_what_to_do(monkeypatch, watch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -22,7 +31,7 @@ def test_an_address_where_nobody_answers_is_told_with_what_to_do(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "RENDEZVOUS_TIMEOUT", datetime.timedelta(seconds=1))
     told = f"rank 1 of 2 found nobody at 127.0.0.1:{port} .* within 1 s; start all hosts"
-    with pytest.raises(RuntimeError, match=told), run_context():
+    with pytest.raises(RuntimeError, match=told), run_context(watch):
         pass
 
 

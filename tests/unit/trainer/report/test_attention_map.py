@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainer.report.attention_map
 from pipelines.batch import Batch, collate
+from pipelines.loader import DataConfig
 from pipelines.planted import Planted
 from pipelines.requests import Requests
-from trainer.report.attention_map import AttentionMap
+from pipelines.schema import DatasetSchema, TableInfo
+from trainer.report.attention_map import AttentionMap, planted_beside
 from trainer.task import StepOutput
 
 CATEGORIES, HISTORY, KEPT = 4, 5, 3
@@ -140,3 +144,35 @@ def test_no_history_is_spread_out_over_its_targets() -> None:
         shown.update(batch, output_of(torch.arange(20).expand(400, -1), torch.rand(400, 20)))
     # 400 targets of 20 kept, and the histories themselves; spread out they would be 800,000.
     assert largest.numbers <= 4 * 2000 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        ({}, True),
+        ({"category_rows": CATEGORIES + 1}, True),
+        ({"category_rows": CATEGORIES + 2}, False),
+        ({"ids": "hash"}, False),
+    ],
+)
+def test_planted_attention_is_known_where_the_table_holds_its_categories_alone(
+    tmp_path: Path, options: dict[str, Any], known: bool
+) -> None:
+    planted().save(str(tmp_path / "planted.npz"))
+    data = DataConfig(schema=f"{tmp_path}/schema.json", **options)
+    assert (planted_beside(data, schema_of(CATEGORIES + 1)) is not None) == known
+
+
+def test_planted_attention_of_fewer_categories_is_refused(tmp_path: Path) -> None:
+    planted().save(str(tmp_path / "planted.npz"))
+    data = DataConfig(schema=f"{tmp_path}/schema.json")
+    told = rf"^{tmp_path}/planted\.npz has categories up to 4, {tmp_path}/schema\.json up to 5; it "
+    with pytest.raises(ValueError, match=told):
+        planted_beside(data, schema_of(CATEGORIES + 2))
+
+
+def schema_of(categories: int) -> DatasetSchema:
+    tables = {"category": TableInfo(rows=categories, distinct=categories - 1)}
+    return DatasetSchema(
+        source="test", layout="user", seed=1, protocol={}, tables=tables, splits={}
+    )

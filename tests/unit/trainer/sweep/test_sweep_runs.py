@@ -236,6 +236,29 @@ def test_a_launcher_beside_this_python_needs_no_path(monkeypatch):
     assert shutil.which("torchrun") is None
 
 
+@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("log", ["log.txt", "/dev/full"])
+def test_a_run_here_ends_as_it_would_whatever_its_log_takes(monkeypatch, tmp_path, log, code):
+    def loud(arguments):
+        for stream in (sys.stdout, sys.stderr):
+            print(*arguments, "told " * 10_000, file=stream)  # More than is held back.
+            stream.flush()
+        return code
+
+    monkeypatch.setattr("trainer.cli.main", loud)
+    before = sys.stdout, sys.stderr
+    assert make_runner("here")(["train"], tmp_path / log) == code
+    assert (sys.stdout, sys.stderr) == before
+    if log == "log.txt":
+        assert (tmp_path / log).read_text() == f"train {'told ' * 10_000}\n" * 2
+
+
+def test_a_name_that_is_no_utf_8_is_told_in_the_log_of_a_run_here(monkeypatch, tmp_path):
+    monkeypatch.setattr("trainer.cli.main", lambda names: sys.stdout.write(names[0]) - 4)
+    assert make_runner("here")(["caf\udce9"], tmp_path / "log.txt") == 0
+    assert (tmp_path / "log.txt").read_text() == "caf\\udce9"
+
+
 def test_a_launcher_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="--launcher begins with torchruns"):
         make_runner("torchruns -m trainer")
