@@ -123,6 +123,7 @@ class Checkpoints:
 
     def set_aside(self, name: str) -> None:
         """Let a damaged checkpoint count no more, without deleting it; a collective."""
+        self.context.wait()  # A rank that still reads it must find its damage, not nothing.
         self.context.on_main(lambda: self.store.set_aside(name))
 
     def clear(self) -> None:
@@ -230,7 +231,7 @@ class Checkpoints:
     def _restore(
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers
     ) -> Manifest:
-        path, manifest = self.store.path(name), self._manifest(name)
+        path, manifest = self.store.path(name), self.context.from_main(lambda: self._manifest(name))
         self.check_run(name, manifest)
         for kind, here in optimizers.config.names().items():
             if manifest.optimizers[kind] != here:
