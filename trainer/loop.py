@@ -198,10 +198,12 @@ class Trainer:
         """Leave a checkpoint of the last step, with its evaluation."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
-        saved = latest is not None and latest[1].step == self.step
+        step, metrics = (latest[1].step, latest[1].metrics) if latest else (0, {})
+        saved = step == self.step
+        scored = saved and bool(metrics)
         if not saved:
             self._save(telemetry, prune=False)
-        if latest is None or not (saved and latest[1].metrics):
+        if not scored:
             self._evaluate(telemetry)
 
     def _save_stopped(self, telemetry: Telemetry) -> None:
