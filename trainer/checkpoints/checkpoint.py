@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
@@ -14,13 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
 from trainer.checkpoints.config import CheckpointConfig
-from trainer.checkpoints.manifest import (
-    MANIFEST_FILE,
-    DamagedCheckpointError,
-    FileDigest,
-    Manifest,
-    parse_manifest,
-)
+from trainer.checkpoints.manifest import DamagedCheckpointError, FileDigest, Manifest
 from trainer.checkpoints.row_state import read_row_state, take_out_row_states
 from trainer.checkpoints.snapshot import (
     copy_snapshot,
@@ -78,7 +71,7 @@ class Checkpoints:
         found = []
         for name in self.store.complete():
             try:
-                found.append((name, self._manifest(name)))
+                found.append((name, self.store.manifest(name)))
             except DamagedCheckpointError as error:
                 logger.warning("%s: it is left out", error)
         return found
@@ -196,8 +189,7 @@ class Checkpoints:
 
         def write() -> None:
             finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
-            manifest = replace(self._manifest(name), metrics=finite)
-            self.store.write(name, MANIFEST_FILE, manifest.to_json())
+            self.store.write_scores(name, finite)
             self._prune()
 
         try:
@@ -231,7 +223,8 @@ class Checkpoints:
     def _restore(
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers
     ) -> Manifest:
-        path, manifest = self.store.path(name), self.context.from_main(lambda: self._manifest(name))
+        path = self.store.path(name)
+        manifest = self.context.from_main(lambda: self.store.manifest(name))
         self.check_run(name, manifest)
         for kind, here in optimizers.config.names().items():
             if manifest.optimizers[kind] != here:
@@ -288,8 +281,3 @@ class Checkpoints:
         for problem in self.context.gather(found).values():
             if problem:
                 raise DamagedCheckpointError(f"{problem}: the checkpoint is damaged")
-
-    def _manifest(self, name: str) -> Manifest:
-        return parse_manifest(
-            self.store.read(name, MANIFEST_FILE), self.store.path(name, MANIFEST_FILE)
-        )
