@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Trainer:
             config.name,
         )
         self.telemetry_window: dict[str, float] = {}
-        self.step, self.scored = 0, True
+        self.step = 0
+        self.known_scores: dict[str, float] = {}
         self.seconds = 0.0
 
     @cached_property
@@ -110,9 +112,7 @@ class Trainer:
         keep = partial(keep_batch, self.run.model, self.context, self.folder, self.config_yaml)
         losses = LossWatch(self.run.model, self.context, self.config.loop.check_loss_every, keep)
         with self.checkpoints, telemetry, losses:
-            if not self.scored and self._due(self.config.loop.evaluate_every):
-                with telemetry.paused():
-                    self._evaluate(telemetry)
+            self._make_up_scores(telemetry)
             self._steps(telemetry, losses)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
@@ -180,19 +180,30 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _evaluate(self, telemetry: Telemetry) -> None:
-        """Score the step, which is saved: what goes wrong here costs none of its training."""
+        """Score the step, which is saved or being saved: what goes wrong costs no training."""
         try:
             metrics = self.evaluate("val").metrics
-        finally:
-            self.checkpoints.wait()
-        try:
             check_scores(metrics, self.step)
         except DivergedError:
             self.checkpoints.remove(self.step)
             raise
+        except BaseException:
+            self.checkpoints.wait()  # Who ends here says that the step is saved.
+            raise
         self.checkpoints.set_metrics(self.step, metrics)
-        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
+        self._tell_scores(telemetry, metrics)
         telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
+
+    def _tell_scores(self, telemetry: Telemetry, metrics: Mapping[str, float]) -> None:
+        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
+
+    def _make_up_scores(self, telemetry: Telemetry) -> None:
+        """Tell the scores of the resumed step, or make them, where an end came before that."""
+        if self.known_scores:
+            self._tell_scores(telemetry, self.known_scores)
+        elif self.step and self._due(self.config.loop.evaluate_every):
+            with telemetry.paused():
+                self._evaluate(telemetry)
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
@@ -260,7 +271,7 @@ class Trainer:
         if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        self.step, self.scored = resumed.step, resumed.scored
+        self.step, self.known_scores = resumed.step, resumed.metrics
         self.seconds = resumed.seconds
         self.telemetry_window = resumed.window
         self.context.progress.resume_at(self.step)

@@ -26,7 +26,6 @@ from trainer.checkpoints.tensor_files import TensorReader
 from trainer.checkpoints.writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers
-from trainer.reliability.ending import SaveError
 from trainer.sharding import average_replicas, set_optimizer_step
 
 logger = logging.getLogger(__name__)
@@ -182,26 +181,21 @@ class Checkpoints:
     def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Let a step's checkpoint tell its evaluation; remove what need not stay. A collective.
 
+        Where it is still being written, that follows, and what goes wrong `wait` raises.
+
         Raises:
             RuntimeError: that could not be written.
         """
-        name = self.store.name_of(step)
-
-        def write() -> None:
-            finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
-            self.store.write_scores(name, finite)
-            self._prune()
-
-        try:
-            self.context.on_main(write)
-        except OSError as error:
-            raise SaveError(
-                f"the evaluation of {self.store.path(name)} could not be written: {error}; "
-                "free space, then --resume"
-            ) from error
+        finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
+        self._writer.write_scores(self.store.name_of(step), finite)
 
     def remove(self, step: int) -> None:
-        """Remove the checkpoint of a step; a collective."""
+        """Remove the checkpoint of a step once it is written; a collective.
+
+        Raises:
+            RuntimeError: it could not be written.
+        """
+        self.wait()
         self.context.on_main(lambda: self.store.remove(self.store.name_of(step)))
 
     def restore(
