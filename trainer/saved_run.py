@@ -82,9 +82,10 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
         Where the run goes on, None where it has no checkpoint yet.
 
     Raises:
-        ValueError: all checkpoints are damaged, or one does not fit the run.
+        ValueError: all checkpoints are damaged, or one does not fit the run, or is another run's.
     """
     store = checkpoints.store
+    checkpoints.check_owner()
     names = checkpoints.context.from_main(store.complete)
     for name in reversed(names):
         try:

@@ -204,6 +204,23 @@ def test_a_new_run_does_not_take_over_checkpoints_far_away(data, tmp_path, far_a
     assert _names(far_away) == ["step-00000001"]
 
 
+@pytest.mark.parametrize("whole", [0, 1])
+@pytest.mark.parametrize("how", ["--overwrite", "--resume"])
+def test_another_run_neither_deletes_checkpoints_nor_sets_them_aside(data, tmp_path, how, whole):
+    """Also where only one of them can say whose they are."""
+    folder = tmp_path / "all"
+    options = [*data, f"--out_dir={tmp_path}", f"--checkpoint.folder={folder}", *STEPS]
+    assert dare_without_report("train", *options).code == 0
+    saved = ("step-00000004", "step-00000006")
+    for name in set(saved) - {saved[whole]}:
+        (folder / name / "manifest.json").write_text('{"step": ')
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    outcome = dare_without_report("train", *options, "--name=other", how)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{folder / saved[whole]} is of run 'run', this one is 'other'" in outcome.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_of_an_unknown_scheme_is_refused(data, tmp_path):
     outcome = dare("train", *data, f"--out_dir={tmp_path}", "--checkpoint.folder=nowhere://x")
     assert outcome.code == 2

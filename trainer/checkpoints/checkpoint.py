@@ -119,10 +119,15 @@ class Checkpoints:
         self.context.on_main(lambda: self.store.set_aside(name))
 
     def clear(self) -> None:
-        """Remove all checkpoints; a collective."""
+        """Remove all checkpoints; a collective.
+
+        Raises:
+            ValueError: one is another run's.
+        """
         self.context.on_main(self._remove_all)
 
     def _remove_all(self) -> None:
+        self._check_owner()
         for name in self.store.complete():
             self.store.remove(name)
         self.store.remove_incomplete()
@@ -245,6 +250,22 @@ class Checkpoints:
         set_generators(snapshot, self.context)
         set_optimizer_step(model, manifest.step)
         return manifest
+
+    def check_owner(self) -> None:
+        """Refuse a folder with a checkpoint that says it is another run's; a collective.
+
+        Raises:
+            ValueError: one is another run's.
+        """
+        self.context.on_main(self._check_owner)
+
+    def _check_owner(self) -> None:
+        for name in self.store.complete():
+            try:
+                manifest = self.store.manifest(name)
+            except ValueError:  # It does not say whose it is.
+                continue
+            self.check_run(name, manifest)
 
     def check_run(self, name: str, manifest: Manifest) -> None:
         """Refuse another run's checkpoint in a folder that the config names.
