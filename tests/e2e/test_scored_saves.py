@@ -9,10 +9,13 @@ import threading
 from unittest import mock
 
 import pytest
+import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from tests.commands import dare_on_ranks, dare_without_report, rows_of
 from tests.ranks import run_on_ranks
+from tests.saved import tensors_of
+from trainer import loop
 from trainer.checkpoints.store import Store
 from trainer.checkpoints.writer import CheckpointWriter
 from trainer.telemetry.telemetry import Telemetry
@@ -164,3 +167,33 @@ def test_a_kill_between_a_step_and_its_scores_loses_and_repeats_none(
     assert bool(saved.manifest("step-00000004").metrics) == place.startswith("scored")
     assert dare_on_ranks(1, "train", *options, "--resume").code == 0
     _assert_same_end(tmp_path / "run", straight_elsewhere)
+
+
+def _train_and_keep_what_is_scored(options, folder, rank):
+    """The running statistics of batch norms, as each evaluation finds them."""
+    evaluate, found = loop.evaluate, []
+
+    def evaluate_and_keep(run, *arguments, **how):
+        state = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+        found.append({name: state[name].clone() for name in state if ".running_" in name})
+        return evaluate(run, *arguments, **how)
+
+    with mock.patch.object(loop, "evaluate", evaluate_and_keep):
+        assert dare_without_report("train", *options).code == 0
+    torch.save(found, folder / f"scored-{rank}.pt")
+
+
+@pytest.mark.dist
+def test_what_three_ranks_score_is_what_they_have_saved(data, tmp_path):
+    """To the bit: a mean of three equal numbers may be another one."""
+    options = [*data, f"--out_dir={tmp_path}", "--data.batch_size=100", "--loop.steps=6"]
+    options += ["--loop.evaluate_every=2", "--checkpoint.keep_last=9"]
+    run_on_ranks(3, functools.partial(_train_and_keep_what_is_scored, options, tmp_path))
+    for rank in range(3):
+        *scored, _ = torch.load(tmp_path / f"scored-{rank}.pt")  # The last is of the test split.
+        assert len(scored) == 3
+        for step, statistics in zip((2, 4, 6), scored, strict=True):
+            saved = tensors_of(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+            assert len(statistics) == 4
+            for name, value in statistics.items():
+                assert torch.equal(value, saved[name]), (rank, step, name)
