@@ -156,9 +156,9 @@ def make_norm(kind: NormKind, width: int, evaluation: EvaluationStatistics) -> n
 def average_running_statistics(model: nn.Module) -> None:
     """Make every rank's running statistics their mean over the ranks; a collective.
 
-    With `batch`, each rank has followed its own share of the data; before evaluation and before a
-    save all must hold the same. A rank counts by the targets it has seen: one without data has no
-    say.
+    With `batch`, each rank has followed its own share of the data; before a save, and so before an
+    evaluation, all must hold the same. A rank counts by the targets it has seen: one without data
+    has no say. Doing it twice may change the last bit.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +120,11 @@ def _empty(folder: Path) -> None:
 
 
 def _empty_but_for_locks(folder: Path) -> None:
+    """Delete what a folder holds but locks: another file of the name would be another lock."""
     for path in folder.iterdir():
-        if path.name == LOCK_FILE:
-            continue
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        elif (path / LOCK_FILE).exists():
+        if path.is_dir() and not path.is_symlink():
             _empty_but_for_locks(path)
-        else:
-            shutil.rmtree(path)
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.name != LOCK_FILE:
+            path.unlink()

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from modules.norm import average_running_statistics
 from pipelines.loader import Split
 from pipelines.lockstep import BatchStream
 from pipelines.overlap import attach_again, check_overlap, make_pipeline
@@ -25,7 +24,7 @@ from trainer.reliability.bad_batch import keep_batch
 from trainer.reliability.divergence import LossWatch, check_scores
 from trainer.reliability.ending import DivergedError
 from trainer.report.attention_map import planted_beside
-from trainer.saved_run import load_best, resume_run, save_run
+from trainer.saved_run import Resumed, load_best, resume_run, save_run
 from trainer.sharding import average_replicas, set_optimizer_step
 from trainer.task import StepOutput
 from trainer.telemetry.step_probe import StepProbe
@@ -58,9 +57,8 @@ class Trainer:
             context,
             config.name,
         )
-        self.telemetry_window: dict[str, float] = {}
-        self.step, self.scored = 0, True
-        self.seconds = 0.0
+        self.resumed = Resumed(step=0, metrics={}, seconds=0.0, window={})
+        self.step, self.seconds = 0, 0.0
 
     @cached_property
     def train_stream(self) -> BatchStream:
@@ -104,15 +102,13 @@ class Trainer:
             world=self.context.world,
             device=self.context.device,
             start_step=self.step,
-            window=self.telemetry_window,
+            window=self.resumed.window,
             total_steps=expected_steps(self.config, self.schema, self.context.world),
         )
         keep = partial(keep_batch, self.run.model, self.context, self.folder, self.config_yaml)
         losses = LossWatch(self.run.model, self.context, self.config.loop.check_loss_every, keep)
         with self.checkpoints, telemetry, losses:
-            if not self.scored and self._due(self.config.loop.evaluate_every):
-                with telemetry.paused():
-                    self._evaluate(telemetry)
+            self._make_up_scores(telemetry)
             self._steps(telemetry, losses)
             if self.step == 0:
                 raise ValueError(f"data.train: {self.config.data.train} holds no request")
@@ -127,7 +123,7 @@ class Trainer:
         pipeline = make_pipeline(
             self.run.model, self.run.optimizers.combined, self.context.device, config.loop.overlap
         )
-        self.probe = probe = StepProbe(config.telemetry, self.context, self.telemetry_window)
+        self.probe = probe = StepProbe(config.telemetry, self.context, self.resumed.window)
         self.run.model.train()
         first, waited = True, self.train_stream.waited_s
         while True:
@@ -180,28 +176,38 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _evaluate(self, telemetry: Telemetry) -> None:
-        """Score the step, which is saved: what goes wrong here costs none of its training."""
+        """Score the step, which is saved or being saved: what goes wrong costs no training."""
         try:
             metrics = self.evaluate("val").metrics
-        finally:
-            self.checkpoints.wait()
-        try:
             check_scores(metrics, self.step)
         except DivergedError:
             self.checkpoints.remove(self.step)
             raise
+        except BaseException:
+            self.checkpoints.wait()  # Who ends here says that the step is saved.
+            raise
         self.checkpoints.set_metrics(self.step, metrics)
-        telemetry.log(self.step, {f"eval/{k}": value for k, value in told(metrics).items()})
+        telemetry.log(self.step, told(metrics, "eval/"))
         telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
+
+    def _make_up_scores(self, telemetry: Telemetry) -> None:
+        """Tell the scores of the resumed step, or make them, where an end came before that."""
+        if self.resumed.metrics:
+            telemetry.log(self.step, told(self.resumed.metrics, "eval/"))
+        elif self.step and self._due(self.config.loop.evaluate_every):
+            with telemetry.paused():
+                self._evaluate(telemetry)
 
     def _end(self, telemetry: Telemetry) -> None:
         """Leave a checkpoint of the last step, with its evaluation."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
-        saved = latest is not None and latest[1].step == self.step
+        step, metrics = (latest[1].step, latest[1].metrics) if latest else (0, {})
+        saved = step == self.step
+        scored = saved and bool(metrics)
         if not saved:
             self._save(telemetry, prune=False)
-        if latest is None or not (saved and latest[1].metrics):
+        if not scored:
             self._evaluate(telemetry)
 
     def _save_stopped(self, telemetry: Telemetry) -> None:
@@ -232,13 +238,11 @@ class Trainer:
             telemetry.trackers.checkpoint(self.checkpoints.store.path_of(self.step), self.step)
 
     def evaluate(self, split: Split) -> Evaluation:
-        """Score a split with the model as it is; a collective.
+        """Score a split with the model as it was saved or loaded, alike on all ranks; a collective.
 
         Raises:
             Stopped: a rank was asked to stop.
         """
-        average_running_statistics(self.run.model)
-        average_replicas(self.run.model)
         config = self.config
         try:
             return evaluate(
@@ -258,9 +262,7 @@ class Trainer:
         if resumed is None:
             logger.info("%s has no checkpoint yet: training starts at step 0", self.folder)
             return
-        self.step, self.scored = resumed.step, resumed.scored
-        self.seconds = resumed.seconds
-        self.telemetry_window = resumed.window
+        self.resumed, self.step, self.seconds = resumed, resumed.step, resumed.seconds
         self.context.progress.resume_at(self.step)
 
     def load(self, name: str) -> Manifest:

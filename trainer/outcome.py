@@ -28,10 +28,10 @@ RESULT_METRICS = (
 )
 
 
-def told(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of an evaluation's metrics, those a reader of results wants."""
+def told(metrics: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """Of an evaluation's metrics, those a reader of results wants, with this before their names."""
     names = (*RESULT_METRICS, *RELEASED_METRICS)
-    return {name: metrics[name] for name in names if name in metrics}
+    return {prefix + name: metrics[name] for name in names if name in metrics}
 
 
 def leave_description(folder: Path, config_yaml: str, placement: Placement) -> None:

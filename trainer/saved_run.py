@@ -22,8 +22,8 @@ class Resumed:
     """Where a run goes on."""
 
     step: int
-    scored: bool
-    """Whether the step's evaluation is known; where it was due, a stop may have cut it short."""
+    metrics: dict[str, float]
+    """Of the step's evaluation; empty where none was due, or an end came before it was written."""
     seconds: float
     """Spent training before."""
     window: dict[str, float]
@@ -82,9 +82,10 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
         Where the run goes on, None where it has no checkpoint yet.
 
     Raises:
-        ValueError: all checkpoints are damaged, or one does not fit the run.
+        ValueError: all checkpoints are damaged, or one does not fit the run, or is another run's.
     """
     store = checkpoints.store
+    checkpoints.check_owner()
     names = checkpoints.context.from_main(store.complete)
     for name in reversed(names):
         try:
@@ -97,7 +98,7 @@ def resume_run(checkpoints: Checkpoints, run: ShardedRun, stream: BatchStream) -
         stream.restore(json.loads(store.read(name, _PLACE_FILE)))
         window = json.loads(store.read(name, _WINDOW_FILE))
         logger.info("resumed %s at step %s", store.path(name), f"{manifest.step:,}")
-        return Resumed(manifest.step, bool(manifest.metrics), manifest.seconds, window)
+        return Resumed(manifest.step, manifest.metrics, manifest.seconds, window)
     if names:
         raise ValueError(
             f"{store.folder}: every checkpoint is damaged ({len(names)}, set aside as damaged-*); "

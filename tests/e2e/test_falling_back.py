@@ -1,10 +1,18 @@
 """A damaged checkpoint is set aside on resume, and the one before it taken."""
 
+import functools
 import json
+import pickle
+import time
+from hashlib import sha256
+from unittest import mock
 
 import pytest
 
-from tests.commands import TARGETS, dare_without_report, rows_of
+from tests.commands import TARGETS, dare_on_ranks, dare_without_report, rows_of
+from tests.ranks import run_on_ranks
+from trainer.checkpoints.checkpoint import Checkpoints
+from trainer.checkpoints.tensor_files import TensorReader
 
 STEPS = ("--checkpoint.every=3", "--checkpoint.keep_last=9", "--telemetry.log_every=1")
 
@@ -67,6 +75,57 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gone_on_with(
     assert rows_of(tmp_path / "run", "train/loss") == rows_of(straight[1], "train/loss")
     assert (folder / "damaged-step-00000006").is_dir()
     assert json.loads((folder / "step-00000006" / "manifest.json").read_text())["step"] == 6
+
+
+def _name_a_file_elsewhere(folder):
+    """Metadata that no one can read, under a digest that says that it is what was written."""
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    next(iter(metadata.storage_data.values())).relative_path = "../x"
+    content = pickle.dumps(metadata)
+    (folder / ".metadata").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    manifest["files"][".metadata"] = digest
+    del manifest["digest"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _resume_late(options, out, owner, method, rank):
+    """The second rank comes to the place half a second after the first."""
+    whole = getattr(owner, method)
+
+    def late(self, *arguments):
+        time.sleep(0.5 * rank)
+        return whole(self, *arguments)
+
+    with mock.patch.object(owner, method, late):
+        outcome = dare_without_report("train", *options, "--resume")
+    (out / f"told-{rank}").write_text(f"{outcome.code}\n{outcome.err}")
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("damage", "owner", "method"),
+    [
+        (_change_a_byte_of_the_manifest, Checkpoints, "_restore"),
+        (_name_a_file_elsewhere, TensorReader, "read_metadata"),
+    ],
+)
+def test_ranks_fall_back_together_however_late_one_looks(data, tmp_path, damage, owner, method):
+    options = [*data, *STEPS, f"--out_dir={tmp_path}", "--data.batch_size=256", "--loop.steps=6"]
+    assert dare_on_ranks(2, "train", *options).code == 0
+    folder = tmp_path / "run" / "checkpoints"
+    damage(folder / "step-00000006")
+    run_on_ranks(2, functools.partial(_resume_late, options, tmp_path, owner, method))
+    first, second = ((tmp_path / f"told-{rank}").read_text() for rank in range(2))
+    assert first.startswith("0\n"), first
+    assert second.startswith("0\n"), second
+    assert "step-00000003 at step 3" in first
+    assert sorted(path.name for path in folder.glob("*step-*")) == [
+        "damaged-step-00000006",
+        "step-00000003",
+        "step-00000006",
+    ]
 
 
 def test_where_all_are_damaged_nothing_is_begun_anew(data, tmp_path):

@@ -58,15 +58,22 @@ def test_a_renamed_run_goes_on_with_what_its_folder_holds(data, tmp_path):
     assert (resumed["name"], resumed["steps"]) == ("renamed", 3)
 
 
-def test_overwriting_keeps_the_lock_that_it_holds(data, tmp_path):
+@pytest.mark.parametrize("place", ["checkpoints", "keep/here/checkpoints"])
+def test_overwriting_keeps_the_locks_that_it_holds_and_nothing_else(data, tmp_path, place):
+    run = tmp_path / "run"
     options = [*data, f"--out_dir={tmp_path}", "--loop.steps=2"]
+    options += [f"--checkpoint.folder={run / place}"] if place != "checkpoints" else []
     assert dare_without_report("train", *options).code == 0
-    (tmp_path / "run" / "mine").symlink_to(tmp_path)
-    locks = [tmp_path / "run" / ".lock", tmp_path / "run" / "checkpoints" / ".lock"]
+    (run / "mine").symlink_to(tmp_path)
+    (run / "keep" / "notes").mkdir(parents=True)
+    (run / "keep" / "notes" / "mine").symlink_to(tmp_path)
+    locks = [run / ".lock", run / place / ".lock"]
     before = [lock.stat().st_ino for lock in locks]
     assert dare_without_report("train", *options, "--overwrite").code == 0
     assert [lock.stat().st_ino for lock in locks] == before
-    assert not (tmp_path / "run" / "mine").is_symlink()
+    assert not (run / "mine").is_symlink()
+    assert not (run / "keep" / "notes").exists()
+    assert tmp_path.is_dir()
 
 
 def test_where_there_are_no_locks_a_warning_says_so(data, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from unittest import mock
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.commands import TARGETS, dare, dare_without_report, rows_of
 from trainer.checkpoints.tensor_files import _DigestingStream
@@ -132,9 +133,34 @@ def test_a_run_saves_resumes_and_is_scored_far_away(data, tmp_path, far_away):
         "config.yaml",
         "loader.json",
         "manifest.json",
+        "metrics.json",
         "plan.json",
         "telemetry.json",
     ]
+
+
+def test_scores_whose_write_is_cut_short_cost_no_checkpoint(data, tmp_path, far_away):
+    """As where storage empties a file before it fills it: the resume makes the scores up."""
+    whole = MemoryFileSystem.pipe_file
+
+    def cut_short(files, path, value, **how):
+        if not files.exists(path.rpartition("/")[0] + "/manifest.json"):
+            return whole(files, path, value, **how)
+        whole(files, path, value[: len(value) // 2], **how)
+        raise OSError(errno.EIO, "Input/output error")
+
+    options = [*data, f"--out_dir={tmp_path}", *STEPS]
+    broken = [*options, f"--checkpoint.folder={far_away}"]
+    with mock.patch.object(MemoryFileSystem, "pipe_file", cut_short):
+        outcome = dare_without_report("train", *broken)
+    assert (outcome.code, outcome.out) == (1, "")
+    (line,) = [line for line in outcome.err.splitlines() if "error" in line]
+    assert f"the evaluation of {far_away}/step-00000006 could not be written: [Errno 5]" in line
+    resumed = dare_without_report("train", *broken, "--resume")
+    assert "step-00000006 at step 6" in resumed.err
+    straight = dare_without_report("train", *options, "--name=straight").result
+    same = ("steps", "best_step", "val_auc", "auc", "logloss")
+    assert [resumed.result[name] for name in same] == [straight[name] for name in same]
 
 
 class _Command:
@@ -176,6 +202,23 @@ def test_a_new_run_does_not_take_over_checkpoints_far_away(data, tmp_path, far_a
     assert dare_without_report("train", *elsewhere, "--resume").result["steps"] == 2
     assert dare_without_report("train", *options, "--loop.steps=1", "--overwrite").code == 0
     assert _names(far_away) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+@pytest.mark.parametrize("how", ["--overwrite", "--resume"])
+def test_another_run_neither_deletes_checkpoints_nor_sets_them_aside(data, tmp_path, how, whole):
+    """Also where only one of them can say whose they are."""
+    folder = tmp_path / "all"
+    options = [*data, f"--out_dir={tmp_path}", f"--checkpoint.folder={folder}", *STEPS]
+    assert dare_without_report("train", *options).code == 0
+    saved = ("step-00000004", "step-00000006")
+    for name in set(saved) - {saved[whole]}:
+        (folder / name / "manifest.json").write_text('{"step": ')
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    outcome = dare_without_report("train", *options, "--name=other", how)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{folder / saved[whole]} is of run 'run', this one is 'other'" in outcome.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_an_unknown_scheme_is_refused(data, tmp_path):

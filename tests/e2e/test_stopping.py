@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.lockstep import BatchStream
 from tests.commands import TARGETS, dare_without_report, rows_of
+from trainer.checkpoints.store import Store
 from trainer.reliability.stopping import StopRequest
 from trainer.task import TrainTask
 
@@ -103,10 +104,9 @@ def test_a_signal_during_an_evaluation_on_the_way_saves_its_step_without_a_score
     with monkeypatch.context() as patched:
         _signalled(patched, signal.SIGTERM, call=1, training=False)
         assert dare_without_report("train", *options).code == 143
-    manifest = json.loads(
-        (tmp_path / "run" / "checkpoints" / "step-00000004" / "manifest.json").read_text()
-    )
-    assert manifest["metrics"] == {}
+    saved = Store(str(tmp_path / "run" / "checkpoints"))
+    assert saved.complete() == ["step-00000004"]
+    assert saved.manifest("step-00000004").metrics == {}
     resumed = dare_without_report("train", *options, "--resume").result
     assert resumed["samples"] == TARGETS["train"]
     assert rows_of(tmp_path / "run", "train/loss") == rows_of(straight[1], "train/loss")

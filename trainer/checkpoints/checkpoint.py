@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
@@ -14,13 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from modules.norm import average_running_statistics
 from trainer.checkpoints.config import CheckpointConfig
-from trainer.checkpoints.manifest import (
-    MANIFEST_FILE,
-    DamagedCheckpointError,
-    FileDigest,
-    Manifest,
-    parse_manifest,
-)
+from trainer.checkpoints.manifest import DamagedCheckpointError, FileDigest, Manifest
 from trainer.checkpoints.row_state import read_row_state, take_out_row_states
 from trainer.checkpoints.snapshot import (
     copy_snapshot,
@@ -33,7 +26,6 @@ from trainer.checkpoints.tensor_files import TensorReader
 from trainer.checkpoints.writer import CheckpointWriter, reason_of
 from trainer.distributed import RunContext
 from trainer.optim import Optimizers
-from trainer.reliability.ending import SaveError
 from trainer.sharding import average_replicas, set_optimizer_step
 
 logger = logging.getLogger(__name__)
@@ -78,7 +70,7 @@ class Checkpoints:
         found = []
         for name in self.store.complete():
             try:
-                found.append((name, self._manifest(name)))
+                found.append((name, self.store.manifest(name)))
             except DamagedCheckpointError as error:
                 logger.warning("%s: it is left out", error)
         return found
@@ -123,13 +115,19 @@ class Checkpoints:
 
     def set_aside(self, name: str) -> None:
         """Let a damaged checkpoint count no more, without deleting it; a collective."""
+        self.context.wait()  # A rank that still reads it must find its damage, not nothing.
         self.context.on_main(lambda: self.store.set_aside(name))
 
     def clear(self) -> None:
-        """Remove all checkpoints; a collective."""
+        """Remove all checkpoints; a collective.
+
+        Raises:
+            ValueError: one is another run's.
+        """
         self.context.on_main(self._remove_all)
 
     def _remove_all(self) -> None:
+        self._check_owner()
         for name in self.store.complete():
             self.store.remove(name)
         self.store.remove_incomplete()
@@ -188,27 +186,21 @@ class Checkpoints:
     def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Let a step's checkpoint tell its evaluation; remove what need not stay. A collective.
 
+        Where it is still being written, that follows, and what goes wrong `wait` raises.
+
         Raises:
             RuntimeError: that could not be written.
         """
-        name = self.store.name_of(step)
-
-        def write() -> None:
-            finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
-            manifest = replace(self._manifest(name), metrics=finite)
-            self.store.write(name, MANIFEST_FILE, manifest.to_json())
-            self._prune()
-
-        try:
-            self.context.on_main(write)
-        except OSError as error:
-            raise SaveError(
-                f"the evaluation of {self.store.path(name)} could not be written: {error}; "
-                "free space, then --resume"
-            ) from error
+        finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
+        self._writer.write_scores(self.store.name_of(step), finite)
 
     def remove(self, step: int) -> None:
-        """Remove the checkpoint of a step; a collective."""
+        """Remove the checkpoint of a step once it is written; a collective.
+
+        Raises:
+            RuntimeError: it could not be written.
+        """
+        self.wait()
         self.context.on_main(lambda: self.store.remove(self.store.name_of(step)))
 
     def restore(
@@ -230,7 +222,8 @@ class Checkpoints:
     def _restore(
         self, name: str, model: DistributedModelParallel, optimizers: Optimizers
     ) -> Manifest:
-        path, manifest = self.store.path(name), self._manifest(name)
+        path = self.store.path(name)
+        manifest = self.context.from_main(lambda: self.store.manifest(name))
         self.check_run(name, manifest)
         for kind, here in optimizers.config.names().items():
             if manifest.optimizers[kind] != here:
@@ -257,6 +250,22 @@ class Checkpoints:
         set_generators(snapshot, self.context)
         set_optimizer_step(model, manifest.step)
         return manifest
+
+    def check_owner(self) -> None:
+        """Refuse a folder with a checkpoint that says it is another run's; a collective.
+
+        Raises:
+            ValueError: one is another run's.
+        """
+        self.context.on_main(self._check_owner)
+
+    def _check_owner(self) -> None:
+        for name in self.store.complete():
+            try:
+                manifest = self.store.manifest(name)
+            except ValueError:  # It does not say whose it is.
+                continue
+            self.check_run(name, manifest)
 
     def check_run(self, name: str, manifest: Manifest) -> None:
         """Refuse another run's checkpoint in a folder that the config names.
@@ -287,8 +296,3 @@ class Checkpoints:
         for problem in self.context.gather(found).values():
             if problem:
                 raise DamagedCheckpointError(f"{problem}: the checkpoint is damaged")
-
-    def _manifest(self, name: str) -> Manifest:
-        return parse_manifest(
-            self.store.read(name, MANIFEST_FILE), self.store.path(name, MANIFEST_FILE)
-        )

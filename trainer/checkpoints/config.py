@@ -10,8 +10,8 @@ class CheckpointConfig:
     """When checkpoints are written, where, and which stay."""
 
     every: int = 0
-    """Steps between checkpoints; 0 for none by steps. Each evaluation is followed by one too, so
-    that the best can be kept, and the end of training by one."""
+    """Steps between checkpoints; 0 for none by steps. Before each evaluation one is written too, so
+    that the best can be kept, and one at the end of training."""
     keep_last: int = 2
     """Newest checkpoints that stay; the best by validation AUC stays too."""
     folder: str = ""

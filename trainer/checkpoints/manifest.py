@@ -7,11 +7,15 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
+SCORES_FILE = "metrics.json"
+"""What the evaluation of a complete checkpoint found, in a file of its own beside the manifest: a
+write that is cut short costs the scores, which can be made up, and not the checkpoint."""
 _DIGEST = "digest"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -41,9 +45,10 @@ class Manifest:
     optimizers: dict[str, str]
     """Names of the `sparse` and of the `dense` optimizer."""
     metrics: dict[str, float]
-    """Of the evaluation at this step; empty where there was none."""
+    """Of the evaluation at this step; empty where there was none. Earlier versions wrote them here,
+    now they are read from beside it."""
     files: dict[str, FileDigest] = dataclasses.field(default_factory=dict)
-    """All files but this one, by name."""
+    """All files but this one and the scores, by name."""
     run: str = ""
     """Name of the run; empty in checkpoints of before it was told."""
     format: int = FORMAT
@@ -99,6 +104,37 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
         f"{path} has format {str(found)[:40]}; this version reads {FORMAT}: go on with the version "
         "that wrote it, or start a new run"
     )
+
+
+def scores_to_json(metrics: Mapping[str, float], manifest: bytes) -> str:
+    """What `SCORES_FILE` holds.
+
+    Args:
+        metrics: all finite.
+        manifest: what the checkpoint's own holds; scores are of no other.
+    """
+    content = {"metrics": dict(metrics), "manifest": hashlib.sha256(manifest).hexdigest()}
+    return json.dumps(content | {_DIGEST: _digest(content)}, indent=1) + "\n"
+
+
+def parse_scores(content: bytes, manifest: bytes) -> dict[str, float] | None:
+    """Read what `scores_to_json` wrote.
+
+    Args:
+        content: JSON.
+        manifest: what the checkpoint's own holds.
+
+    Returns:
+        The metrics; None where the file is not what was written, or is of another checkpoint.
+    """
+    try:
+        raw = json.loads(content)
+        metrics, told = dict(raw["metrics"]), raw.pop(_DIGEST)
+        its_own = raw["manifest"] == hashlib.sha256(manifest).hexdigest()
+        sound = told == _digest(raw) and its_own and all(map(_is_number, metrics.values()))
+        return metrics if sound else None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -6,12 +6,22 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from trainer.checkpoints.manifest import MANIFEST_FILE, FileDigest
+from trainer.checkpoints.manifest import (
+    MANIFEST_FILE,
+    SCORES_FILE,
+    FileDigest,
+    Manifest,
+    parse_manifest,
+    parse_scores,
+    scores_to_json,
+)
 
 _ASIDE = ".incomplete"
 _NAME = re.compile(rf"step-[0-9]{{8,}}({re.escape(_ASIDE)})?")
@@ -150,6 +160,31 @@ class Store:
         else:
             self._fs.pipe_file(path, content)
         return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+
+    def manifest(self, name: str) -> Manifest:
+        """What a complete checkpoint says of itself, with its scores.
+
+        Raises:
+            DamagedCheckpointError: its manifest is none, or not what was written.
+            ValueError: it has another format.
+            OSError: it could not be read.
+        """
+        content = self.read(name, MANIFEST_FILE)
+        manifest = parse_manifest(content, self.path(name, MANIFEST_FILE))
+        try:
+            scores = parse_scores(self.read(name, SCORES_FILE), content)
+        except FileNotFoundError:
+            scores = None
+        return manifest if scores is None else replace(manifest, metrics=scores)
+
+    def write_scores(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Let `manifest` of a complete checkpoint tell these metrics.
+
+        Raises:
+            OSError: that could not be written.
+        """
+        text = scores_to_json(metrics, self.read(name, MANIFEST_FILE))
+        self.write(name, SCORES_FILE, text)
 
     def check(self, name: str, file: str, expected: FileDigest) -> str:
         """Compare a file with what was written; about 2 GB/s.

@@ -51,8 +51,40 @@ class CheckpointWriter:
         assert self._writing is None
         self._writing = self._thread.submit(self.write, snapshot, manifest, beside, prune=prune)
 
+    def write_scores(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Write a checkpoint's scores, then remove what need not stay; a collective.
+
+        Where something is being written this follows, and `wait` raises what it raises.
+
+        Args:
+            name: of the checkpoint, which is complete by then.
+            metrics: all finite.
+
+        Raises:
+            SaveError: they could not be written.
+        """
+        before = self._writing
+        if before is None:
+            self._write_scores(name, metrics)
+        else:
+            self._writing = self._thread.submit(self._follow, before, name, metrics)
+
+    def _follow(self, before: Future[None], name: str, metrics: Mapping[str, float]) -> None:
+        before.result()  # Without a checkpoint there is nothing to score.
+        self._write_scores(name, metrics)
+
+    def _write_scores(self, name: str, metrics: Mapping[str, float]) -> None:
+        try:
+            self._context.on_main(lambda: self._store.write_scores(name, metrics), self._group)
+        except OSError as error:
+            raise SaveError(
+                f"the evaluation of {self._store.path(name)} could not be written: {error}; "
+                "free space, then --resume"
+            ) from error
+        self._context.on_main(self._prune, self._group)
+
     def wait(self) -> None:
-        """Wait for what `start` has begun, and raise what it raised."""
+        """Wait for what `start` has begun and what follows it, and raise what it raised."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

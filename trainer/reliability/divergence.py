@@ -1,4 +1,7 @@
-"""Ends a run whose numbers are no longer finite, before they are saved, and keeps the batch."""
+"""Ends a run whose numbers are no longer finite, and keeps the batch.
+
+Losses are looked at before their steps are saved, scores after: their checkpoint goes again.
+"""
 
 from __future__ import annotations
 

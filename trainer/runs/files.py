@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from trainer.checkpoints.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from trainer.checkpoints.manifest import MANIFEST_FILE, Manifest
 from trainer.checkpoints.store import Store
 from trainer.reliability.ending import NOTE_FILE
 from trainer.telemetry.metrics_file import METRICS_FILE
@@ -82,7 +82,7 @@ class RunFiles:
         for name in names:
             path = store.path(name, MANIFEST_FILE)
             try:
-                sound.append(parse_manifest(store.read(name, MANIFEST_FILE), path))
+                sound.append(store.manifest(name))
             except Exception as error:  # noqa: BLE001
                 damaged.append(f"{name} {str(error).removeprefix(path).strip()}")
         if damaged:

@@ -172,7 +172,7 @@ def run_all(
 def _drop_checkpoints(folder: Path, result: dict[str, Any], keep: Keep) -> None:
     """Remove checkpoints that a finished run needs no more."""
     store = Store(str(folder / "checkpoints"))
-    best = f"step-{result['best_step']:08d}"
+    best = store.name_of(result["best_step"])
     for name in store.complete() if keep != "all" else ():
         if keep == "none" or name != best:
             store.remove(name)

@@ -107,6 +107,7 @@ class Telemetry:
         self._writes = rank == 0
         self._device = device or torch.device("cpu")
         self._step, self._total_steps = start_step, total_steps
+        self._start, self._told = start_step, set[str]()
         self._tensorboard: SummaryWriter | None = None
         self._bar: tqdm[Any] | None = None
         self._profile = ProfileWindow(
@@ -124,7 +125,7 @@ class Telemetry:
             return self
         config = self._config
         self._folder.mkdir(parents=True, exist_ok=True)
-        _cut_metrics(self._folder, self._step)
+        self._told = _cut_metrics(self._folder, self._step)
         self._file = (self._folder / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
         if config.tensorboard:
             # Imported here: it takes a second that runs without it should not pay.
@@ -188,8 +189,12 @@ class Telemetry:
             self._log_window()
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Write scalars of a step at once, such as `eval/gauc`, and log them in one line."""
-        if self._writes:
+        """Write scalars of a step at once, such as `eval/gauc`, and log them in one line.
+
+        What the files tell of the step that the run resumes from is not told again.
+        """
+        known = step == self._start and scalars.keys() <= self._told
+        if self._writes and not known:
             self._write(step, scalars)
             values = (f"{name} {value:.5g}" for name, value in scalars.items())
             logger.info("step %s  %s", f"{step:,}", "  ".join(values))
@@ -241,9 +246,14 @@ class Telemetry:
                 self._tensorboard.add_scalar(name, value, step)
 
 
-def _cut_metrics(folder: Path, step: int) -> None:
-    """Keep only whole rows of steps up to this one, so that no step is told twice."""
+def _cut_metrics(folder: Path, step: int) -> set[str]:
+    """Keep only whole rows of steps up to this one, so that no step is told twice.
+
+    Returns:
+        Names of what they tell of this step.
+    """
     kept = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
     scratch = folder / f"{METRICS_FILE}.tmp"
     scratch.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     scratch.replace(folder / METRICS_FILE)
+    return {name for row in kept if row["step"] == step for name in row}

@@ -1,13 +1,14 @@
 """A checkpoint is there as a whole or not at all, on a disk and where folders cannot be renamed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import fsspec
 import pytest
 
-from trainer.checkpoints.manifest import FileDigest, Manifest, parse_manifest
+from trainer.checkpoints.manifest import FileDigest, Manifest, parse_manifest, scores_to_json
 from trainer.checkpoints.store import Store
 
 
@@ -90,17 +91,52 @@ def test_a_write_that_fails_leaves_the_file_that_was(tmp_path: Path) -> None:
     assert store.read(store.aside("step-00000001"), "manifest.json") == b"old"
 
 
+MANIFEST = Manifest(
+    step=3,
+    samples=7,
+    world=2,
+    seconds=0.5,
+    optimizers={"sparse": "adam", "dense": "sgd"},
+    metrics={"auc": 0.75},
+    files={"a": FileDigest(3, "0f" * 32)},
+)
+
+
 def test_a_manifest_says_again_what_it_was_told() -> None:
-    manifest = Manifest(
-        step=3,
-        samples=7,
-        world=2,
-        seconds=0.5,
-        optimizers={"sparse": "adam", "dense": "sgd"},
-        metrics={"auc": 0.75},
-        files={"a": FileDigest(3, "0f" * 32)},
-    )
-    assert parse_manifest(manifest.to_json().encode(), "here") == manifest
+    assert parse_manifest(MANIFEST.to_json().encode(), "here") == MANIFEST
+
+
+def with_scores(store: Store, metrics: dict[str, float]) -> bytes:
+    """A complete checkpoint; returns what its file of scores holds."""
+    store.make("step-00000003")
+    store.write(store.aside("step-00000003"), "manifest.json", MANIFEST.to_json())
+    store.publish("step-00000003")
+    store.write_scores("step-00000003", metrics)
+    return store.read("step-00000003", "metrics.json")
+
+
+def test_scores_beside_a_manifest_count_and_change_nothing_else(store: Store) -> None:
+    with_scores(store, {"auc": 0.5, "logloss": 0.25})
+    told = store.manifest("step-00000003")
+    assert told == replace(MANIFEST, metrics={"auc": 0.5, "logloss": 0.25})
+    assert store.read("step-00000003", "manifest.json") == MANIFEST.to_json().encode()
+
+
+def test_scores_of_earlier_versions_are_in_the_manifest(store: Store) -> None:
+    with_scores(store, {"auc": 0.5})
+    store._fs.rm_file(store._at("step-00000003", "metrics.json"))
+    assert store.manifest("step-00000003") == MANIFEST
+
+
+def test_scores_that_are_not_whole_or_of_another_checkpoint_are_none(store: Store) -> None:
+    whole = with_scores(store, {"auc": 0.5})
+    other = replace(MANIFEST, samples=8).to_json().encode()
+    broken = [whole[:cut] for cut in range(len(whole) - 2)]
+    broken += [whole.replace(b"0.5", b"0.6"), scores_to_json({"auc": 0.5}, other).encode()]
+    broken += [b"\xff", b"[]", b"null", b"[" * 100_000]
+    for content in broken:
+        store._fs.pipe_file(store._at("step-00000003", "metrics.json"), content)
+        assert store.manifest("step-00000003") == MANIFEST, content[:60]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 2, "files": {}}'])

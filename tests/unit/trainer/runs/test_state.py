@@ -133,7 +133,8 @@ JSON = st.recursive(
 )  # fmt: skip
 CONTENT = st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode())
 FILES = ("config.yaml", "result.json", "ended.json", "metrics.jsonl", "log.txt", ".lock",
-         "asked.json", "checkpoints/step-00000001/manifest.json")  # fmt: skip
+         "asked.json", "checkpoints/step-00000001/manifest.json",
+         "checkpoints/step-00000001/metrics.json")  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

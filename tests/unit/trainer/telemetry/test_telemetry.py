@@ -151,6 +151,24 @@ def test_a_resumed_run_cuts_later_steps_and_appends(tmp_path) -> None:
     assert [(row["step"], row["train/loss"]) for row in rows] == [(2, 1), (4, 1), (6, 2), (8, 2)]
 
 
+def test_what_is_told_of_the_step_that_a_run_resumes_from_is_not_told_again(tmp_path) -> None:
+    scores = {"eval/auc": 0.5, "eval/ne": 1.0}
+    with Telemetry(quiet(), folder=tmp_path) as telemetry:
+        for step in (2, 4):
+            one_step(telemetry, step)
+            telemetry.log(step, scores)
+    for start in (4, 4, 2):
+        with Telemetry(quiet(), folder=tmp_path, start_step=start) as telemetry:
+            telemetry.log(start, scores)
+    rows = [row for row in read_metrics(tmp_path) if "eval/auc" in row]
+    assert [(row["step"], row["eval/ne"]) for row in rows] == [(2, 1.0)]
+    with Telemetry(quiet(), folder=tmp_path, start_step=2) as telemetry:
+        one_step(telemetry, 4)
+        telemetry.log(4, scores)
+    rows = [row for row in read_metrics(tmp_path) if "eval/auc" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+
+
 def test_a_new_run_in_an_old_folder_starts_an_empty_file(tmp_path) -> None:
     for _ in range(2):
         with Telemetry(quiet(), folder=tmp_path) as telemetry:
