@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ TYPES = (
     "grid_shard",
 )
 RANKS_A_HOST = {1: 1, 2: 2, 4: 2}
+QUICK = ("row_wise", "grid_shard", "row_wise scored")
+"""What four ranks always train; `make test-slow` trains the rest."""
 WIDTHS = "{item: 16, category: 32, position: 4}"
 HEADS = {
     # With whole histories every behaviour's row is touched, in both settings.
@@ -82,6 +85,20 @@ def _kinds() -> list[str]:
     return ["unpooled", *TYPES, "row_wise scored", "column_wise scored", "scored-grid scored"]
 
 
+def _part(world: int, kind: str) -> bool:
+    """Whether a kind is always trained on so many ranks."""
+    return world < 4 or kind in QUICK
+
+
+def _cases(kinds: list[str]) -> list[Any]:
+    """Ranks and kinds, as pytest takes them."""
+    return [
+        pytest.param(world, kind, marks=[] if _part(world, kind) else pytest.mark.slow)
+        for world in RANKS_A_HOST
+        for kind in kinds
+    ]
+
+
 def _train(options: list[str], context) -> dict:
     """Losses of the steps, and the tables after them."""
     run = build(small_config(*options), small_schema(), context)
@@ -103,7 +120,7 @@ def _tables(run) -> dict[str, torch.Tensor]:
     return {name.split(".")[-2]: table for name, table in full_tables(run).items()}
 
 
-def _train_all(folder: Path, world: int, rank: int) -> None:
+def _train_all(folder: Path, world: int, kinds: list[str], rank: int) -> None:
     os.environ |= {
         "LOCAL_WORLD_SIZE": str(RANKS_A_HOST[world]),
         "LOCAL_RANK": str(rank % RANKS_A_HOST[world]),
@@ -112,32 +129,32 @@ def _train_all(folder: Path, world: int, rank: int) -> None:
         found = {
             (head, kind): _train(_options(folder, head, kind), context)
             for head in HEADS
-            for kind in _kinds()
+            for kind in kinds
         }
     if rank == 0:
-        torch.save(found, folder / f"found-{world}.pt")
+        torch.save(found, folder / "found.pt")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What all settings have found on so many ranks; each number of ranks runs once."""
+    """What a kind has found on so many ranks, beside others of its part, which runs once."""
     folder = tmp_path_factory.mktemp("pooled")
     _write_plans(folder)
 
     @functools.cache
-    def on(world: int) -> dict:
-        run_on_ranks(world, functools.partial(_train_all, folder, world))
-        return torch.load(folder / f"found-{world}.pt", weights_only=True)
+    def train(world: int, part: bool) -> dict:
+        kinds = [kind for kind in _kinds() if _part(world, kind) == part]
+        run_on_ranks(world, functools.partial(_train_all, folder, world, kinds))
+        return torch.load(folder / "found.pt", weights_only=True)
 
-    return on
+    return lambda world, head, kind: train(world, _part(world, kind))[head, kind]
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("kind", _kinds())
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("world", RANKS_A_HOST)
+@pytest.mark.parametrize(("world", "kind"), _cases(_kinds()))
 def test_losses_and_tables_are_those_of_unpooled_tables_on_one_rank(found, world, head, kind):
-    alone, here = found(1)[head, "unpooled"], found(world)[head, kind]
+    alone, here = found(1, head, "unpooled"), found(world, head, kind)
     assert here["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert here["tables"].keys() == alone["tables"].keys()
     assert len(alone["tables"]) == 4
@@ -146,17 +163,18 @@ def test_losses_and_tables_are_those_of_unpooled_tables_on_one_rank(found, world
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("kind", ["column_wise", "table_column_wise", "grid_shard"])
-@pytest.mark.parametrize("world", RANKS_A_HOST)
+@pytest.mark.parametrize(
+    ("world", "kind"), _cases(["column_wise", "table_column_wise", "grid_shard"])
+)
 def test_columns_were_really_cut(found, world, kind):
-    assert "representation_category" in found(world)["whole", kind]["cut"]
+    assert "representation_category" in found(world, "whole", kind)["cut"]
 
 
 @pytest.mark.dist
 @pytest.mark.parametrize("head", HEADS)
 def test_training_moves_the_attention_tables_by_the_gradient_of_the_weights(found, head):
     """In DARE nothing else reaches them: were it lost, they would stay as they were drawn."""
-    result = found(2)[head, "row_wise"]
+    result = found(2, head, "row_wise")
     for name, table in result["tables"].items():
         assert (table - result["start"][name]).abs().max() > 1e-4, name
 

@@ -52,7 +52,7 @@ def _check(done, run, straight, rounded=""):
 @pytest.mark.parametrize(
     ("rank", "where", "after"),
     [
-        (0, "forward", 11),
+        pytest.param(0, "forward", 11, marks=pytest.mark.slow),
         pytest.param(1, "read", 7, marks=pytest.mark.slow),
         (1, "save", 25),
     ],
