@@ -84,8 +84,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# A file's tests stay in one process, so that what they share is made once.
-WORKERS ?= 2
+# A file's tests stay in one process, so that what they share is made once; some of them wait.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP)

@@ -108,7 +108,7 @@ def _resume_late(options, out, owner, method, rank):
     ("damage", "owner", "method"),
     [
         (_change_a_byte_of_the_manifest, Checkpoints, "_restore"),
-        (_name_a_file_elsewhere, TensorReader, "read_metadata"),
+        pytest.param(_name_a_file_elsewhere, TensorReader, "read_metadata", marks=pytest.mark.slow),
     ],
 )
 def test_ranks_fall_back_together_however_late_one_looks(data, tmp_path, damage, owner, method):

@@ -87,7 +87,11 @@ def test_a_read_that_never_ends_ends_the_run_with_its_name(data, tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("what", "told"), [("hang", "is reading data after step"), ("freeze", "no longer to be heard")]
+    ("what", "told"),
+    [
+        ("hang", "is reading data after step"),
+        pytest.param("freeze", "no longer to be heard", marks=pytest.mark.slow),
+    ],
 )
 def test_of_two_ranks_the_one_that_hangs_is_named(data, tmp_path, what, told):
     fault = {"rank": 1, "where": "read", "after": 12, "what": what, "once": f"{tmp_path}/once"}

@@ -70,6 +70,7 @@ def test_a_rank_that_is_killed_anywhere_leaves_the_same_tables(
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_rank_that_is_asked_to_stop_takes_all_with_it_and_all_go_on(data, tmp_path, straight):
     """As where a scheduler drains one host: 143 fails the job, and torchrun starts it again."""
     fault = {"rank": 1, "where": "forward", "after": 6, "what": "terminate"}

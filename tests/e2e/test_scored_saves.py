@@ -149,9 +149,9 @@ def straight_elsewhere(data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("place", "asynchronous"),
     [
-        ("unscored", "false"),
+        pytest.param("unscored", "false", marks=pytest.mark.slow),
         ("scored, untold", "false"),
-        ("unscored", "true"),
+        pytest.param("unscored", "true", marks=pytest.mark.slow),
         ("unscored, told", "true"),
         ("scored", "true"),
     ],
