@@ -86,7 +86,7 @@ types: $(STAMP)
 
 # A file's tests stay in one process, so that what they share is made once; some of them wait.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 unit: $(STAMP)
 	$(PYTEST) tests/unit
