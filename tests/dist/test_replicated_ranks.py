@@ -105,6 +105,7 @@ def _check_checkpoint(folder, config, context, groups, trained):
             torch.testing.assert_close(other, part, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.skipif(torch.cuda.is_available(), reason="mends TorchRec for gloo")
 def test_two_groups_of_two_ranks_train_and_save_as_one_rank_does(tmp_path, monkeypatch):

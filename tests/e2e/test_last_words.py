@@ -75,7 +75,8 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("asynchronous", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.slow
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_an_evaluation_whose_data_is_damaged_for_one_rank_costs_no_training(
     tmp_path, straight, asynchronous
 ):
