@@ -2,15 +2,14 @@
 
 import functools
 import json
-import pickle
 import time
-from hashlib import sha256
 from unittest import mock
 
 import pytest
 
 from tests.commands import TARGETS, dare_on_ranks, dare_without_report, rows_of
 from tests.ranks import run_on_ranks
+from tests.saved import name_a_file
 from trainer.checkpoints.checkpoint import Checkpoints
 from trainer.checkpoints.tensor_files import TensorReader
 
@@ -78,16 +77,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_gone_on_with(
 
 
 def _name_a_file_elsewhere(folder):
-    """Metadata that no one can read, under a digest that says that it is what was written."""
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    next(iter(metadata.storage_data.values())).relative_path = "../x"
-    content = pickle.dumps(metadata)
-    (folder / ".metadata").write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    digest = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-    manifest["files"][".metadata"] = digest
-    del manifest["digest"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    name_a_file(folder, "../x")
 
 
 def _resume_late(options, out, owner, method, rank):

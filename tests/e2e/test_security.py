@@ -6,15 +6,14 @@ Damaged and malicious checkpoints are in `test_damaged_checkpoints.py`, maliciou
 
 import ast
 import json
-import pickle
 import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from tests.commands import dare, dare_without_report
+from tests.saved import name_a_file
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
@@ -218,17 +217,7 @@ def test_a_manifest_cannot_name_files_outside_its_checkpoint(run, name):
 @pytest.mark.parametrize("place", ["../../../secret", "/etc/hostname"])
 def test_metadata_cannot_name_files_outside_its_checkpoint(run, place):
     checkpoint = run / "checkpoints" / "step-00000002"
-    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
-    index = next(iter(metadata.storage_data))
-    assert isinstance(index, MetadataIndex)
-    metadata.storage_data[index].relative_path = place
-    content = pickle.dumps(metadata)
-    (checkpoint / ".metadata").write_bytes(content)
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    digest = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-    manifest["files"][".metadata"] = digest
-    del manifest["digest"]
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    name_a_file(checkpoint, place)
     told = _told(dare("evaluate", f"--config={run / 'config.yaml'}", f"--out_dir={run.parent}"))
     assert f"names {place!r}, which is no file of a checkpoint" in told
 

@@ -9,23 +9,13 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import accepted, examples
 from tests.fuzz.test_fuzz_configs import NASTY
+from tests.saved import MANIFEST
 from trainer.checkpoints.manifest import (
     DamagedCheckpointError,
-    FileDigest,
     Manifest,
     parse_manifest,
 )
 
-MANIFEST = Manifest(
-    run="run",
-    step=3,
-    samples=7,
-    world=2,
-    seconds=0.5,
-    optimizers={"sparse": "adam", "dense": "sgd"},
-    metrics={"auc": 0.75},
-    files={"loader.json": FileDigest(3, "0f" * 32)},
-)
 WRITTEN = MANIFEST.to_json().encode()
 FIELDS = sorted(set(json.loads(WRITTEN)) - {"digest"})
 LEAVES = [(field,) for field in FIELDS] + [

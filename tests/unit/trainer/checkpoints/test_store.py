@@ -8,7 +8,8 @@ from unittest import mock
 import fsspec
 import pytest
 
-from trainer.checkpoints.manifest import FileDigest, Manifest, parse_manifest, scores_to_json
+from tests.saved import MANIFEST
+from trainer.checkpoints.manifest import FileDigest, parse_manifest, scores_to_json
 from trainer.checkpoints.store import Store
 
 
@@ -89,17 +90,6 @@ def test_a_write_that_fails_leaves_the_file_that_was(tmp_path: Path) -> None:
     ):
         store.write(store.aside("step-00000001"), "manifest.json", "new")
     assert store.read(store.aside("step-00000001"), "manifest.json") == b"old"
-
-
-MANIFEST = Manifest(
-    step=3,
-    samples=7,
-    world=2,
-    seconds=0.5,
-    optimizers={"sparse": "adam", "dense": "sgd"},
-    metrics={"auc": 0.75},
-    files={"a": FileDigest(3, "0f" * 32)},
-)
 
 
 def test_a_manifest_says_again_what_it_was_told() -> None:
